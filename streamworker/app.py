@@ -1,0 +1,281 @@
+"""App: the registry a user writes handlers into and publishes through."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from streamworker.backoff import Backoff
+from streamworker.errors import ConfigError
+from streamworker.handler import Group, Handler, OnFailure, Start, check, name_of
+
+if TYPE_CHECKING:
+    from streamworker.broker import Publisher
+
+F = TypeVar("F", bound=Callable[..., Any])
+Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
+L = TypeVar("L", bound=Lifespan)
+_UNSET: Any = object()
+
+
+class App:
+    """Holds handlers; connects nothing until it is run or entered.
+
+    Args:
+        name: the default consumer group of its handlers. Renaming an app makes a new group,
+            to which everything that the stream keeps is delivered again.
+        url: where Redis is, when neither ``--redis`` nor an argument says otherwise.
+        lease: seconds without a heartbeat after which a worker is taken for dead.
+        stuck_after: seconds after which a process whose event loop stands still is ended.
+        unrouted: what becomes of an entry whose type no handler of the group takes:
+            ``"dead-letter"`` or ``"drop"``.
+        max_body: bytes; a larger body is dead-lettered without being parsed.
+
+    Raises:
+        ConfigError: an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        url: str | None = None,
+        lease: float = 15.0,
+        stuck_after: float = 600.0,
+        unrouted: Literal["dead-letter", "drop"] = "dead-letter",
+        max_body: int = 8 * 2**20,
+    ) -> None:
+        if not name or not name.isprintable():
+            raise ConfigError(f"App({name!r}): the name is the default consumer group; give a printable one")
+        if unrouted not in ("dead-letter", "drop"):
+            raise ConfigError(f"App({name!r}): unrouted={unrouted!r}, but it must be 'dead-letter' or 'drop'")
+        if stuck_after <= 0 or max_body < 1:
+            raise ConfigError(f"App({name!r}): stuck_after and max_body must be more than 0")
+        self.name = name
+        self.url = url
+        self.stuck_after = stuck_after
+        self.state: Any = None
+        self.handlers: list[Handler] = []
+        self.lifespan_function: Lifespan | None = None
+        self._lease = lease
+        self._unrouted: Literal["dead-letter", "drop"] = unrouted
+        self._max_body = max_body
+        self._publisher: Publisher | None = None
+        self._users = 0
+
+    def __repr__(self) -> str:
+        return f"App({self.name!r}, {len(self.handlers)} handlers)"
+
+    def on(
+        self,
+        stream: str,
+        *,
+        group: str | None = None,
+        type: str | None = None,
+        start: Start | None = None,
+        concurrency: int = 16,
+        prefetch: int | None = None,
+        lease: float | None = None,
+        timeout: float | None = None,
+        max_deliveries: int = 5,
+        max_age: float | None = None,
+        retry: Backoff = Backoff(),  # noqa: B008  (frozen)
+        dead_letter: bool = True,
+        on_failure: OnFailure | None = None,
+        ack: Literal["after", "before"] = "after",
+        body: str | None = None,
+        broadcast: bool = False,
+    ) -> Callable[[F], F]:
+        """Register the decorated function for the entries of ``stream``; the function stays what it was.
+
+        Its first parameter gets the body, decoded to what the annotation says; a parameter annotated
+        ``Message`` or called ``message`` gets the message. A plain ``def`` runs in a thread.
+
+        Args:
+            stream: the Redis stream to consume.
+            group: the consumer group; the app's name by default.
+            type: take only entries whose ``type`` field says so; without it, those no other handler takes.
+            start: where a new group begins: ``"beginning"`` (the default), ``"new"``, an entry id
+                (from this one on) or a datetime with a time zone.
+            concurrency: how many messages this handler works on at once.
+            prefetch: the most messages held at once, running ones included; adapts to the speed by default.
+            lease: as ``App(lease=)``, for this group.
+            timeout: seconds a run may take; None lets it run for ever.
+            max_deliveries: a message that failed this many times is dead-lettered.
+            max_age: seconds since publishing after which a message is dead-lettered instead of run.
+            retry: the pauses between deliveries.
+            dead_letter: False drops what would be dead-lettered.
+            on_failure: called with a ``Failure`` for every failed delivery; may return
+                ``Retry(...)``, ``Reject(...)``, ``Drop(...)`` or None for the default.
+            ack: ``"before"`` acknowledges before the handler runs: at most once.
+            body: ``"fields"`` for the whole flat entry, or the name of the field that holds the body.
+            broadcast: every worker gets every entry (no group), from ``start`` on, ``"new"`` by default.
+
+        Raises:
+            ConfigError: an option makes no sense, or contradicts another handler of the group.
+        """
+
+        def register(function: F) -> F:
+            if not callable(function):
+                raise ConfigError(f"@app.on({stream!r}) decorates a function, not {function!r}")
+            name = name_of(function)
+            if broadcast:
+                given = {
+                    "group": group, "prefetch": prefetch, "lease": lease, "max_age": max_age,
+                    "max_deliveries": None if max_deliveries == 5 else max_deliveries,
+                    "retry": None if retry == Backoff() else retry,
+                    "dead_letter": None if dead_letter else False,
+                    "ack": None if ack == "after" else ack,
+                }  # fmt: skip
+                wrong = [option for option, value in given.items() if value is not None]
+                if wrong:
+                    raise ConfigError(
+                        f"handler {name!r} of stream {stream!r}: {', '.join(wrong)} make no sense with "
+                        "broadcast=True, which has no group, no acks and no retries"
+                    )
+            handler = Handler(
+                function=function,
+                name=name,
+                stream=stream,
+                group=None if broadcast else group if group is not None else self.name,
+                type=type,
+                start=start if start is not None else "new" if broadcast else "beginning",
+                concurrency=concurrency,
+                prefetch=prefetch,
+                lease=lease if lease is not None else self._lease,
+                timeout=timeout,
+                max_deliveries=max_deliveries,
+                max_age=max_age,
+                retry=retry,
+                dead_letter=dead_letter,
+                on_failure=on_failure,
+                ack=ack,
+                body=body,
+            )
+            check(handler)
+            self._check_neighbours(handler)
+            self.handlers.append(handler)
+            return function
+
+        return register
+
+    def _check_neighbours(self, new: Handler) -> None:
+        for other in self.handlers:
+            if new.group is None or (other.stream, other.group) != (new.stream, new.group):
+                continue
+            where = f"both consume stream {new.stream!r} as group {new.group!r}"
+            if other.type == new.type:
+                raise ConfigError(
+                    f"handlers {other.name!r} and {new.name!r} {where} and take the same type ({new.type!r}); "
+                    "give them different type=, or one of them a group= of its own"
+                )
+            for option in ("lease", "start", "prefetch"):
+                mine, theirs = getattr(new, option), getattr(other, option)
+                if mine != theirs:
+                    raise ConfigError(
+                        f"handlers {other.name!r} and {new.name!r} {where}, but one says {option}={theirs!r} and "
+                        f"the other {option}={mine!r}; it belongs to the group, so they must agree"
+                    )
+
+    def groups(self) -> list[Group]:
+        """The registered handlers by stream and group, broadcasts left out."""
+        found: dict[tuple[str, str], list[Handler]] = {}
+        for handler in self.handlers:
+            if handler.group is not None:
+                found.setdefault((handler.stream, handler.group), []).append(handler)
+        return [
+            Group(stream, group, tuple(handlers), self._unrouted, self._max_body)
+            for (stream, group), handlers in found.items()
+        ]
+
+    def broadcasts(self) -> list[Group]:
+        """The broadcast handlers, each a group of its own without a name."""
+        return [
+            Group(handler.stream, "", (handler,), "drop", self._max_body)
+            for handler in self.handlers
+            if handler.group is None
+        ]
+
+    def lifespan(self, function: L) -> L:
+        """Register an async context manager around the worker's life; what it yields is ``app.state``.
+
+        Usually an ``@asynccontextmanager`` function without parameters.
+
+        Raises:
+            ConfigError: the app has one already.
+        """
+        if self.lifespan_function is not None:
+            raise ConfigError(f"{self!r} has a lifespan already: {name_of(self.lifespan_function)!r}")
+        self.lifespan_function = function
+        return function
+
+    async def publish(
+        self, stream: str, body: Any, *, type: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> str:
+        """Append an entry and return its id.
+
+        Args:
+            stream: the stream.
+            body: ``str`` and ``bytes`` travel as they are, everything else as JSON.
+            type: the entry's type, for handlers that say ``type=``.
+            headers: further fields; ``data``, ``type``, ``content-type`` and ``sw-…`` are ours.
+
+        Raises:
+            PublishUnknown: the connection was lost, so it may have been written, or not.
+            PublishError: the server could not be reached or refused it; nothing was written.
+            ConfigError: the app is neither run nor entered, or a header has a name that is ours.
+        """
+        return await self._connected().publish(stream, body, type=type, headers=headers)
+
+    async def publish_many(
+        self,
+        stream: str,
+        bodies: Iterable[Any] | AsyncIterable[Any],
+        *,
+        type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
+        """Append an entry for each body, in batches of bounded memory, and return how many.
+
+        Raises:
+            PublishFailed: part of them was written; ``published`` and ``unknown`` say how many.
+            ConfigError: as ``publish``.
+        """
+        return await self._connected().publish_many(stream, bodies, type=type, headers=headers)
+
+    def _connected(self) -> Publisher:
+        if self._publisher is None:
+            raise ConfigError(
+                f"{self!r} is not connected: publish from a handler, or inside 'async with app:' or 'app.running()'"
+            )
+        return self._publisher
+
+    async def __aenter__(self) -> App:
+        if self._users == 0:
+            from streamworker.connect import open_publisher  # noqa: PLC0415  (the registry loads no driver)
+
+            self._publisher = await open_publisher(self.url)
+        self._users += 1
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._users -= 1
+        if self._users == 0 and self._publisher is not None:
+            publisher, self._publisher = self._publisher, None
+            await publisher.close()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[App]:
+        """Run this app's workers inside another program, for as long as the block lasts; then drain.
+
+        Installs no signal handlers and configures no logging. Raises Unavailable if Redis cannot be
+        reached at the start.
+        """
+        from streamworker.connect import running  # noqa: PLC0415  (the registry loads no driver)
+
+        async with running([self]):
+            yield self
