@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -26,7 +26,8 @@ class App:
     Args:
         name: the default consumer group of its handlers. Renaming an app makes a new group,
             to which everything that the stream keeps is delivered again.
-        url: where Redis is, when neither ``--redis`` nor an argument says otherwise.
+        url: where Redis is, unless ``--redis`` says otherwise. While the app is connected the attribute
+            ``url`` is the server in use, the embedded one included.
         lease: seconds without a heartbeat after which a worker is taken for dead.
         stuck_after: seconds after which a process whose event loop stands still is ended.
         unrouted: what becomes of an entry whose type no handler of the group takes:
@@ -63,6 +64,7 @@ class App:
         self._unrouted: Literal["dead-letter", "drop"] = unrouted
         self._max_body = max_body
         self._publisher: Publisher | None = None
+        self._entered: AsyncExitStack | None = None
         self._users = 0
 
     def __repr__(self) -> str:
@@ -252,11 +254,18 @@ class App:
             )
         return self._publisher
 
-    async def __aenter__(self) -> App:
-        if self._users == 0:
-            from streamworker.connect import open_publisher  # noqa: PLC0415  (the registry loads no driver)
+    def connected(self, publisher: Publisher | None, url: str | None) -> None:
+        """For the runtime: from now on ``publish`` goes through ``publisher``, and ``url`` is the server in use."""
+        self._publisher = publisher
+        self.url = url
 
-            self._publisher = await open_publisher(self.url)
+    async def __aenter__(self) -> App:
+        if self._entered is None and self._publisher is None:
+            from streamworker.connect import publishing  # noqa: PLC0415  (the registry loads no driver)
+
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(publishing(self))
+                self._entered = stack.pop_all()
         self._users += 1
         return self
 
@@ -264,9 +273,9 @@ class App:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._users -= 1
-        if self._users == 0 and self._publisher is not None:
-            publisher, self._publisher = self._publisher, None
-            await publisher.close()
+        if self._users == 0 and self._entered is not None:
+            entered, self._entered = self._entered, None
+            await entered.aclose()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[App]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -27,11 +28,17 @@ class Backoff:
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        if not (self.first >= 0 and self.factor >= 1 and self.longest >= 0 and 0 <= self.jitter <= 1):
-            raise ConfigError(f"{self}: wants first >= 0, factor >= 1, longest >= 0 and jitter between 0 and 1")
+        right = self.first >= 0 and self.factor >= 1 and self.longest >= 0 and 0 <= self.jitter <= 1
+        if not right or not all(map(math.isfinite, (self.first, self.factor, self.longest))):
+            raise ConfigError(
+                f"{self}: wants first >= 0, factor >= 1, longest >= 0, all finite, and jitter between 0 and 1"
+            )
 
     def delay(self, deliveries: int) -> float:
         """Seconds to wait after delivery number ``deliveries`` (1 is the first) has failed."""
-        # The exponent is bounded: 5.0 ** 10_000 raises OverflowError.
-        pause = min(self.longest, self.first * self.factor ** min(deliveries - 1, 100))
-        return pause * (1 + random.uniform(-self.jitter, self.jitter))
+        try:
+            pause = self.first * float(self.factor) ** max(0, deliveries - 1)
+        except OverflowError:  # far beyond the longest, unless there is nothing to multiply
+            pause = self.longest if self.first else 0.0
+        # The jitter goes on top, so room is left for it below the longest.
+        return min(pause, self.longest / (1 + self.jitter)) * (1 + random.uniform(-self.jitter, self.jitter))

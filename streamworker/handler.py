@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from streamworker.backoff import Backoff
@@ -119,13 +120,13 @@ def _check_start(handler: Handler) -> None:
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling ``function`` gives an awaitable; objects with an async ``__call__`` count."""
-    while hasattr(function, "func"):  # functools.partial
+    while isinstance(function, partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
 
 
 def name_of(function: Callable[..., Any]) -> str:
     """What logs and dead letters call a handler."""
-    while hasattr(function, "func"):
+    while isinstance(function, partial):
         function = function.func
     return str(getattr(function, "__qualname__", type(function).__qualname__))

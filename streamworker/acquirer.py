@@ -1,0 +1,256 @@
+"""The acquirer: one task per consumer that brings everything in, one call at a time on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Final
+
+from streamworker.broker import Dead, EntryName, GroupReader, Left, Turn
+from streamworker.errors import AuthFailed, BrokerError, GroupMissing, WrongType
+from streamworker.isolation import Isolation, suspect_from
+from streamworker.logs import log
+from streamworker.message import Delivery
+from streamworker.outage import Outages, pauses
+from streamworker.state import State
+
+_TURN: Final = 0.5  # seconds between turns; pauses, released entries and marked deaths take effect within two
+_BLOCK: Final = 0.5  # seconds a read waits: reads are never cancelled, which would lose the reply
+_MAX_WAITING: Final = 100_000  # retries; a failing dependency must not turn the whole backlog into copies
+_WRONG_TYPE_PAUSE: Final = 30.0
+_AUTH_PAUSE: Final = (5.0, 30.0)
+BURST_HORIZON: Final = 60.0  # seconds; a burst waits for retries that are due within
+
+
+class Acquirer:
+    """Turn, read, audit: strictly one after the other.
+
+    Args:
+        state: of the consumer.
+        reader: its connection.
+        isolation: what is done about suspects.
+        accept: takes deliveries that are in flight now; called once per batch.
+        lose: told of a delivery that is not pending for us any more, and who owns it now.
+        dead: the dead consumers of the group, as the heartbeat sees them.
+        outages: where trouble with the server is told.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        reader: GroupReader,
+        isolation: Isolation,
+        *,
+        accept: Callable[[list[Delivery]], None],
+        lose: Callable[[Delivery, str | None], None],
+        dead: Callable[[], tuple[Dead, ...]],
+        outages: Outages,
+    ) -> None:
+        assert state.settling is not None
+        self._state = state
+        self._settling = state.settling
+        self._reader = reader
+        self._isolation = isolation
+        self._accept = accept
+        self._lose = lose
+        self._dead = dead
+        self._outages = outages
+        self._suspect_from = suspect_from(state.group)
+        self._joined = False
+        self._joined_before = False
+        self._turn_due = 0.0
+        self._audit_due = 0.0
+        self._turn_broken = False
+        self._more = False
+        self.paused = False
+        self._waiting = 0
+        self._draining = False
+        self._ending = False
+        self._stop = asyncio.Event()
+        self.drained = False  # nothing more comes in: the last read of a drain is over
+        self.burst = False
+        self.look: tuple[float, Left] | None = None
+
+    def drain(self) -> None:
+        """Bring in nothing more; go on auditing, on which acks may wait. Takes effect within half a second."""
+        self._draining = True
+        self._stop.set()
+
+    def end(self) -> None:
+        """Let the loop return after the step under way."""
+        self._ending = True
+        self._stop.set()
+
+    async def acquire_loop(self) -> None:
+        """Runs until ``end``; no trouble of the server's ends it."""
+        waits: Iterator[float] = pauses()
+        while not self._ending:
+            try:
+                await self._step()
+            except BrokerError as error:
+                await self._rest(await self._trouble(error, waits))
+            else:
+                waits = pauses()
+                self._outages.ended(self)
+        self._isolation.stop()
+
+    async def _step(self) -> None:
+        if not self._joined:
+            await self._join()
+        now = monotonic()
+        if now >= self._audit_due or self._settling.in_doubt or self._state.lease.lapsed:
+            await self._audit()
+        if self._draining:
+            self._isolation.stop()
+            self.drained = True
+            return await self._rest(0.05)
+        if now >= self._turn_due:
+            await self._turn()
+        if await self._isolation.step():
+            self._turn_due = 0.0 if self._isolation.suspect is None else self._turn_due
+            return None
+        if self.paused or self._waiting > _MAX_WAITING:
+            return await self._rest(self._until_turn())
+        return await self._read()
+
+    async def _join(self) -> None:
+        joined = await self._reader.join(self._state.group.start, self._joined_before)
+        if joined.created is not None:
+            group = self._state.group
+            log.info("group.created", stream=group.stream, group=group.name, at=joined.created, waiting=joined.waiting)
+        self._joined = True
+        self._joined_before = True
+        self._settling.doubt()
+
+    async def _turn(self) -> None:
+        state = self._state
+        try:
+            turn = await self._reader.turn(self._room(), self._dead(), self._suspect_from)
+        except WrongType as error:  # one of our own keys: reading the stream goes on
+            if not self._turn_broken:
+                log.error("turn.wrong_type", stream=state.group.stream, group=state.group.name, reason=str(error))
+            self._turn_broken = True
+            self._turn_due = monotonic() + _WRONG_TYPE_PAUSE
+            return
+        self._turn_broken = False
+        state.clock.set(turn.now)
+        self._more = turn.more and bool(turn.retries or turn.claims)
+        self._turn_due = 0.0 if self._more else monotonic() + _TURN
+        self._take_turn(turn)
+
+    def _take_turn(self, turn: Turn) -> None:
+        state = self._state
+        if turn.paused != self.paused:
+            log.info("group.paused" if turn.paused else "group.resumed", stream=state.group.stream, group=state.group.name)
+        if turn.waiting > _MAX_WAITING >= self._waiting:
+            log.warning("retries.too_many", stream=state.group.stream, group=state.group.name, waiting=turn.waiting)
+        if turn.trimmed:
+            state.counts.trimmed += turn.trimmed
+            log.error("entries.trimmed", stream=state.group.stream, group=state.group.name, entries=turn.trimmed)
+        self.paused = turn.paused
+        self._waiting = turn.waiting
+        state.counts.claimed += len(turn.claims)
+        self._isolation.suspect = turn.suspect
+        self._bring_in(turn.retries + turn.claims)
+
+    async def _read(self) -> None:
+        flight = self._state.flight
+        # Reading one entry for each that ends would make a round trip per message: a quarter must be free.
+        least = max(1, flight.window // 4)
+        if self._room() < least:
+            await flight.wait_for_room(least, self._until_turn())
+        room = self._room()
+        if room == 0 or (self._draining and not self._ending):
+            return
+        block = 0.0 if self._more else min(_BLOCK, self._until_turn())
+        deliveries = await self._reader.read(room, block)
+        self._bring_in(deliveries)
+        if self.burst:
+            await self._look(nothing=not deliveries)
+
+    def _bring_in(self, deliveries: list[Delivery]) -> None:
+        if not deliveries:
+            return
+        new = [delivery for delivery in deliveries if self._state.flight.add(delivery)]
+        self._state.counts.delivered += len(new)
+        self._accept(new)
+
+    async def _audit(self) -> None:
+        """Compare what is pending for us with what is in flight.
+
+        A reply that was lost leaves entries pending here that nobody has seen; our own heartbeat protects
+        them from everybody else. Only this task brings anything in, so what was in flight before the
+        question and what is pending after it can be compared.
+        """
+        flight, lease = self._state.flight, self._state.lease
+        lapses, doubts = lease.lapses, self._settling.doubts
+        before = flight.names()
+        own = await self._reader.own()
+        missing = [name for name in before if name not in own and flight.get(name) is not None]
+        if missing:
+            for name, owner in zip(missing, await self._reader.owners(missing), strict=True):
+                delivery = flight.get(name)
+                # What has vanished (group destroyed, failover) runs on, unless our lease was over: then
+                # another worker may have finished it.
+                if delivery is not None and owner != self._state.me and (owner is not None or lease.lapsed):
+                    self._lose(delivery, owner)
+        await self._adopt({name: count for name, count in own.items() if name not in before})
+        self._settling.audited(own, doubts)
+        lease.audited(lapses)
+        self._accept([])  # what was held back may start
+        self._audit_due = monotonic() + lease.seconds / 2
+
+    async def _adopt(self, strays: dict[EntryName, int]) -> None:
+        room = self._state.flight.room
+        if not strays or not room:
+            return
+        found, trimmed = await self._reader.fetch(dict(list(strays.items())[:room]))
+        if trimmed:
+            self._state.counts.trimmed += trimmed
+            log.error("entries.trimmed", stream=self._state.group.stream, group=self._state.group.name, entries=trimmed)
+        self._state.counts.adopted += len(found)
+        self._bring_in(found)
+
+    async def _look(self, nothing: bool) -> None:
+        """For a burst: whether anything is left for this group."""
+        if not nothing or len(self._state.flight) or self._isolation.suspect is not None:
+            self.look = None
+        else:
+            self.look = (monotonic(), await self._reader.left(BURST_HORIZON))
+
+    def _room(self) -> int:
+        return max(0, self._state.flight.room - self._isolation.reserved)
+
+    def _until_turn(self) -> float:
+        return max(0.001, min(_TURN, self._turn_due - monotonic()))
+
+    async def _trouble(self, error: BrokerError, waits: Iterator[float]) -> float:
+        """What an error means for this consumer; returns the seconds to wait before the next step."""
+        group = self._state.group
+        self.look = None
+        self._joined = False
+        self._settling.doubt()
+        self._isolation.give_up()
+        if isinstance(error, GroupMissing):  # deleted, flushed, destroyed: join again at the floor
+            log.warning("group.missing", stream=group.stream, group=group.name)
+            return next(waits)
+        self._outages.began(self, f"{group}: {error}")
+        # A server that answers with such an error may have been demoted: look for it anew.
+        await self._reader.close()
+        if isinstance(error, WrongType):
+            return _WRONG_TYPE_PAUSE
+        if isinstance(error, AuthFailed):
+            return max(_AUTH_PAUSE[0], min(_AUTH_PAUSE[1], next(waits) * 10))
+        return next(waits)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, or go on at once when told to stop; the first wait after that is cut short, not all."""
+        if self._draining or self._ending:
+            return await asyncio.sleep(min(seconds, 0.2))
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            pass
+        return None

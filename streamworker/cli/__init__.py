@@ -1,0 +1,59 @@
+"""The command line. Nothing that a command needs is imported before it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from streamworker.cli.healthcheck import healthcheck
+from streamworker.cli.publish import publish
+from streamworker.cli.run import run
+from streamworker.errors import AuthFailed, ConfigError, StreamworkerError, Unavailable
+
+__all__ = ["main"]
+
+CRASHED, USAGE, NO_REDIS = 1, 2, 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="streamworker", prog_name="streamworker")
+def cli() -> None:
+    """Run handlers for Redis Streams.
+
+    \b
+    Write app.py:
+        from streamworker import App
+        app = App("billing")
+        @app.on("orders")
+        async def charge(order: dict) -> None:
+            print(order)
+    \b
+    and then:
+        streamworker run app:app
+        streamworker publish orders '{"id": 1}'
+    """
+
+
+cli.add_command(run)
+cli.add_command(publish)
+cli.add_command(healthcheck)
+
+
+def main() -> None:
+    """The entry point of ``streamworker``; ends the process with the exit code."""
+    try:
+        cli(prog_name="streamworker")
+    except ConfigError as error:
+        _end(f"Error: {error}", USAGE)
+    except AuthFailed as error:
+        _end(f"Error: Redis does not accept the credentials: {error}", NO_REDIS)
+    except Unavailable as error:
+        _end(f"Error: Redis cannot be reached: {error}", NO_REDIS)
+    except StreamworkerError as error:
+        _end(f"Error: {error}", CRASHED)
+
+
+def _end(text: str, code: int) -> None:
+    click.echo(text.encode(errors="backslashreplace").decode(), err=True)
+    sys.exit(code)

@@ -1,0 +1,37 @@
+"""How the commands declare options: each names its environment variable, without the command's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """``click.option`` with the variable ``STREAMWORKER_…`` and the default shown in the help."""
+    variable = "STREAMWORKER_" + names[0].removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("show_default", True)
+    return click.option(*names, envvar=variable, show_envvar=True, **settings)
+
+
+# No variable of click's: App(url=) comes between the option and the variables.
+redis_option = click.option(
+    "--redis",
+    metavar="URL",
+    help=(
+        "Where Redis is, redis://[user:password@]host:port/db. Otherwise App(url=), STREAMWORKER_REDIS_URL or "
+        "REDIS_URL says so, in this order; without any, a server is started for this folder.  "
+        "[env var: STREAMWORKER_REDIS_URL, REDIS_URL]"
+    ),
+)
+
+health_dir_option = option(
+    "--health-dir",
+    type=click.Path(path_type=Path),
+    show_default="streamworker-UID in the temporary folder",
+    help="Where workers keep their signs of life for 'streamworker healthcheck'.",
+)

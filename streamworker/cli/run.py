@@ -1,0 +1,102 @@
+"""``streamworker run``: reads the options, loads the apps, and works or supervises."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streamworker.cli.options import health_dir_option, option, redis_option
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the command line said; see the options."""
+
+    names: tuple[str, ...]
+    redis: str | None
+    workers: int
+    only: tuple[str, ...]
+    burst: bool
+    shutdown_timeout: float
+    connect_timeout: float
+    app_dir: str
+    log_format: str
+    log_level: str
+    health_dir: Path | None
+    token: str | None
+    replaces: str | None
+    parent_pipe: int | None
+
+
+@click.command()
+@click.argument("names", metavar="MODULE:APP...", nargs=-1, required=True)
+@redis_option
+@option("--workers", type=click.IntRange(min=1), default=1, help="Processes; several are supervised and replaced.")
+@option("--only", metavar="STREAM", multiple=True, help="Consume this stream only; repeatable.")
+@option("--burst", is_flag=True, help="End when all there is has been handled and settled, retries included.")
+@option(
+    "--shutdown-timeout",
+    type=click.FloatRange(min=0),
+    default=25.0,
+    help="Seconds that running handlers get after SIGTERM or SIGINT.",
+)
+@option(
+    "--connect-timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    help="Seconds to wait for Redis at the start; later it is waited for without a limit.",
+)
+@option("--app-dir", default=".", help="The folder in which MODULE is looked for first.")
+@option(
+    "--log-format",
+    type=click.Choice(["auto", "console", "json"]),
+    default="auto",
+    help="auto: console on a terminal, else JSON. An app that configures logging itself is left alone.",
+)
+@option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False),
+    default="info",
+    help="The lowest level that is logged.",
+)
+@health_dir_option
+# What a supervisor tells its children.
+@click.option("--token", hidden=True)
+@click.option("--replaces", hidden=True)
+@click.option("--parent-pipe", type=int, hidden=True)
+def run(**options: Any) -> None:
+    """Run the handlers of one app or several until SIGTERM or SIGINT.
+
+    MODULE:APP is where the app is: "app:app" is the variable app in app.py of the current folder.
+
+    \b
+    Examples:
+        streamworker run app:app
+        streamworker run billing.app:app search.app:app --workers 4
+        streamworker run app:app --only orders --burst
+
+    The first SIGTERM or SIGINT drains: nothing new is started, running handlers finish, and what has not
+    started is handed back. The second one ends the process at once.
+
+    \b
+    Exit codes:
+        0    drained, or finished (--burst)
+        1    crashed
+        2    usage, or the app cannot be imported
+        3    no Redis within --connect-timeout, or wrong credentials
+        4    the drain took longer than --shutdown-timeout
+        128+ the number of the second signal
+    """
+    # A signal must find a handler as early as possible: PID 1 of a container is sent no other.
+    from streamworker.signals import Signals  # noqa: PLC0415  (--help loads nothing)
+
+    settings = Settings(**options)
+    with Signals(settings.shutdown_timeout) as signals:
+        from streamworker.cli.worker import work  # noqa: PLC0415
+
+        code = work(settings, signals)
+    sys.exit(code)

@@ -1,0 +1,147 @@
+"""What ``streamworker run`` does once its options are read: one worker in this process, or several supervised."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import anyio
+
+from streamworker.alive import default_folder, keep_alive
+from streamworker.app import App
+from streamworker.cli.logging import configure
+from streamworker.errors import ConfigError, Unavailable
+from streamworker.identity import consumer_name, new_token
+from streamworker.loader import load
+from streamworker.logs import log
+from streamworker.signals import DRAIN_TIMED_OUT, Signals, end_now, when_closed
+from streamworker.supervisor import Birth, Supervisor
+
+if TYPE_CHECKING:
+    from streamworker.cli.run import Settings
+    from streamworker.endpoint import Endpoint
+
+CRASHED = 1
+# How a supervisor tells its children the URL: argument vectors can be read by everybody on the machine.
+_CHILD_URL = "STREAMWORKER_CHILD_URL"
+
+
+def work(settings: Settings, signals: Signals) -> int:
+    """Run the apps to their end, and return the exit code.
+
+    Raises:
+        ConfigError: an app cannot be loaded.
+        Unavailable: no Redis at the start.
+    """
+    from streamworker.endpoint import endpoint  # noqa: PLC0415  (it may need a package that is an extra)
+
+    if settings.parent_pipe is not None:
+        when_closed(settings.parent_pipe, signals.begin)
+    inherited = os.environ.pop(_CHILD_URL, None)
+    apps = load(settings.names, app_dir=settings.app_dir, only=settings.only)
+    configure(settings.log_format, settings.log_level)
+    with endpoint(settings.redis or inherited, [app.url for app in apps]) as where:
+        if settings.workers > 1:
+            return _supervise(settings, where)
+        return _work_alone(settings, apps, where, signals)
+
+
+def _work_alone(settings: Settings, apps: Sequence[App], where: Endpoint, signals: Signals) -> int:
+    fast = importlib.util.find_spec("uvloop") is not None
+    try:
+        anyio.run(_worker, settings, apps, where, signals, backend="asyncio", backend_options={"use_uvloop": fast})
+    except (ConfigError, Unavailable):
+        raise
+    except Exception:  # noqa: BLE001  (a crash must leave a line in the log, whatever it was)
+        log.critical("worker.crashed", exc_info=True)
+        end_now(CRASHED)
+    return 0
+
+
+async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, signals: Signals) -> None:
+    from streamworker.connect import RunOptions, run_worker  # noqa: PLC0415  (a supervisor loads no driver)
+
+    stop = asyncio.Event()
+    signals.attach(asyncio.get_running_loop(), stop)
+    options = RunOptions(
+        only=frozenset(settings.only),
+        burst=settings.burst,
+        shutdown_timeout=settings.shutdown_timeout,
+        connect_timeout=settings.connect_timeout,
+        token=settings.token or new_token(),
+        replaces=settings.replaces,
+    )
+    consumer = consumer_name(options.token or "")
+
+    def started() -> None:
+        log.info("worker.started", **_who(settings, apps, where), consumer=consumer)
+
+    alive = asyncio.create_task(keep_alive(settings.health_dir or default_folder()))
+    try:
+        drained = await run_worker(apps, where.url, options, stop, started)
+    finally:
+        alive.cancel()
+        await asyncio.wait([alive])
+    if not drained:
+        end_now(DRAIN_TIMED_OUT, lambda: log.error("worker.drain_timed_out", seconds=settings.shutdown_timeout))
+    log.info("worker.drained", consumer=consumer)
+
+
+def _supervise(settings: Settings, where: Endpoint) -> int:
+    # An embedded server ends with its last user: children that outlive this process must find it as users.
+    environment = dict(os.environ) if where.embedded else {**os.environ, _CHILD_URL: where.url}
+    supervisor = Supervisor(
+        lambda birth: child_command(settings, birth),
+        settings.workers,
+        shutdown_timeout=settings.shutdown_timeout,
+        burst=settings.burst,
+        environment=environment,
+    )
+    log.info("supervisor.started", version=_version(), workers=settings.workers, redis=str(where), pid=os.getpid())
+    code = supervisor.run()
+    log.info("supervisor.ended", exit_code=code)
+    end_now(code)  # a thread that a user's module has started must not keep this process
+
+
+def child_command(settings: Settings, birth: Birth) -> list[str]:
+    """The argument vector of a child; it says everything outright, since the child inherits the variables too."""
+    given: Mapping[str, object] = {
+        "--workers": 1,
+        "--shutdown-timeout": settings.shutdown_timeout,
+        "--connect-timeout": settings.connect_timeout,
+        "--app-dir": os.path.abspath(settings.app_dir),
+        "--log-format": settings.log_format,
+        "--log-level": settings.log_level,
+        "--health-dir": settings.health_dir,
+        "--token": birth.token,
+        "--replaces": birth.replaces,
+        "--parent-pipe": birth.pipe,
+    }
+    words = [f"{name}={value}" for name, value in given.items() if value is not None]
+    words += [f"--only={stream}" for stream in settings.only]
+    if settings.burst:
+        words.append("--burst")
+    return [sys.executable, "-m", "streamworker", "run", *words, "--", *settings.names]
+
+
+def _who(settings: Settings, apps: Sequence[App], where: Endpoint) -> dict[str, object]:
+    chosen = [
+        handler for app in apps for handler in app.handlers if not settings.only or handler.stream in settings.only
+    ]
+    return {
+        "version": _version(),
+        "apps": [app.name for app in apps],
+        "handlers": [handler.name for handler in chosen],
+        "streams": sorted({handler.stream for handler in chosen}),
+        "redis": str(where),
+        "pid": os.getpid(),
+    }
+
+
+def _version() -> str:
+    return importlib.metadata.version("streamworker")

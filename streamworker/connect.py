@@ -1,0 +1,189 @@
+"""Ties apps to a worker and to the Redis broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+from streamworker.broker import Publisher
+from streamworker.endpoint import endpoint
+from streamworker.errors import AuthFailed, Unavailable
+from streamworker.handler import Group
+from streamworker.logs import log
+from streamworker.outage import pauses
+from streamworker.redisbroker.broker import RedisBroker
+from streamworker.worker import Worker, WorkerOptions
+
+
+class Application(Protocol):
+    """What is needed of an ``App``."""
+
+    name: str
+    url: str | None
+    stuck_after: float
+    state: Any
+    lifespan_function: Any
+
+    def groups(self) -> list[Group]: ...
+
+    def broadcasts(self) -> list[Group]: ...
+
+    def connected(self, publisher: Publisher | None, url: str | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How ``run_worker`` runs.
+
+    Attributes:
+        only: consume only these streams; empty for all.
+        burst: end when everything reachable is handled and settled.
+        shutdown_timeout: seconds a drain may take.
+        connect_timeout: seconds to wait for Redis at the start.
+        token: the random part of the consumer name.
+        replaces: the consumer name of the dead process that this one replaces.
+    """
+
+    only: frozenset[str] = frozenset()
+    burst: bool = False
+    shutdown_timeout: float = 25.0
+    connect_timeout: float = 60.0
+    token: str | None = None
+    replaces: str | None = None
+
+
+async def run_worker(
+    apps: Sequence[Application], url: str, options: RunOptions, stop: asyncio.Event, started: Callable[[], None]
+) -> bool:
+    """Wait for Redis, run the handlers of ``apps`` until ``stop`` is set or the burst is over, then drain.
+
+    Args:
+        apps: the apps.
+        url: of the server.
+        options: how to run.
+        stop: set from outside to begin the drain.
+        started: called when the apps' lifespans are entered and the worker begins.
+
+    Returns:
+        False if the drain's time was over before everything was finished and settled.
+
+    Raises:
+        AuthFailed: the server does not take the credentials.
+        Unavailable: no server within ``connect_timeout``.
+        ConfigError: a handler cannot be compiled, or the URL is wrong.
+    """
+    broker = RedisBroker(url)
+    groups = [group for app in apps for group in app.groups() if not options.only or group.stream in options.only]
+    broadcasts = [one for app in apps for one in app.broadcasts() if not options.only or one.stream in options.only]
+    worker = Worker(
+        broker,
+        groups,
+        broadcasts,
+        WorkerOptions(
+            burst=options.burst,
+            shutdown_timeout=options.shutdown_timeout,
+            stuck_after=min(app.stuck_after for app in apps),
+            token=options.token,
+            replaces=options.replaces,
+        ),
+    )
+    if not await wait_for_server(broker, options.connect_timeout, stop):
+        return True
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(broker.close)
+        for app in apps:
+            await stack.enter_async_context(_connected(app, broker.publisher(), url))
+        for app in apps:
+            if app.lifespan_function is not None:
+                app.state = await stack.enter_async_context(app.lifespan_function())
+        started()
+        drained = await worker.run(stop)
+        log.info("worker.drained" if drained else "worker.drain_timed_out", consumer=worker.name, **worker.counts)
+        return drained
+
+
+async def wait_for_server(broker: RedisBroker, timeout: float, stop: asyncio.Event) -> bool:
+    """Wait until the server serves, with growing pauses and one line that says so; False if told to stop.
+
+    Raises:
+        AuthFailed: at once; trying again would not help.
+        Unavailable: it did not serve within ``timeout`` seconds.
+    """
+    deadline = monotonic() + timeout
+    waits = pauses()
+    told = False
+    while not stop.is_set():
+        try:
+            await broker.ping()
+        except AuthFailed:
+            raise
+        except Unavailable as error:
+            if monotonic() >= deadline:
+                raise
+            if not told:
+                log.warning("redis.waiting", reason=str(error), seconds=timeout)
+                told = True
+        else:
+            return True
+        try:
+            async with asyncio.timeout(min(next(waits), max(0.01, deadline - monotonic()))):
+                await stop.wait()
+        except TimeoutError:
+            pass
+    return False
+
+
+@asynccontextmanager
+async def running(apps: Sequence[Application]) -> AsyncIterator[None]:
+    """Run the workers of ``apps`` for as long as the block lasts, then drain; see ``App.running``."""
+    with endpoint(None, [app.url for app in apps]) as server:
+        stop, started = asyncio.Event(), asyncio.Event()
+        # The server is asked once: a program that embeds a worker has a start of its own to fail.
+        options = RunOptions(connect_timeout=0.0)
+        work = asyncio.create_task(run_worker(apps, server.url, options, stop, started.set), name="streamworker")
+        beginning = asyncio.create_task(started.wait())
+        try:
+            await asyncio.wait([work, beginning], return_when=asyncio.FIRST_COMPLETED)
+            if not started.is_set():
+                await work  # raises what kept it from starting
+            yield
+        finally:
+            beginning.cancel()
+            stop.set()
+            await work
+
+
+@asynccontextmanager
+async def publishing(app: Application) -> AsyncIterator[None]:
+    """Connect ``app`` for publishing; see ``async with app``."""
+    with endpoint(None, [app.url]) as server:
+        broker = RedisBroker(server.url)
+        await broker.ping()
+        async with _connected(app, broker.publisher(), server.url):
+            yield
+
+
+async def open_publisher(url: str) -> Publisher:
+    """A publisher on its own, for the command line.
+
+    Raises:
+        Unavailable: the server cannot be reached, or does not take the credentials.
+    """
+    broker = RedisBroker(url)
+    await broker.ping()
+    return broker.publisher()
+
+
+@asynccontextmanager
+async def _connected(app: Application, publisher: Publisher, url: str) -> AsyncIterator[None]:
+    before = app.url
+    app.connected(publisher, url)
+    try:
+        yield
+    finally:
+        app.connected(None, before)
+        await publisher.close()

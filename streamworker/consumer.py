@@ -1,0 +1,178 @@
+"""A consumer: this process as one member of one group, from reading to settling."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Final
+
+from streamworker.acquirer import Acquirer
+from streamworker.broker import Broker
+from streamworker.errors import BrokerError
+from streamworker.failing import Failing
+from streamworker.flight import Counts, Flight
+from streamworker.gate import Gate
+from streamworker.handler import Group
+from streamworker.heartbeat import Membership
+from streamworker.invocation import Routes
+from streamworker.isolation import Isolation
+from streamworker.lease import Lease
+from streamworker.logs import log
+from streamworker.message import Delivery
+from streamworker.outage import Outages
+from streamworker.settling import Settling
+from streamworker.slots import Slots
+from streamworker.state import State
+
+MAX_REPLY: Final = 16 * 2**20
+_LOOK: Final = 0.02  # seconds between two looks at what still runs, while draining
+_LAST: Final = 0.5  # seconds for each step after the drain's limit
+
+
+class Consumer:
+    """Puts the parts of one group together, starts them, and drains them.
+
+    Args:
+        group: the handlers.
+        broker: where the stream is.
+        me: the consumer name of this process.
+        gate: shared by all consumers of the process.
+        outages: likewise.
+    """
+
+    def __init__(self, group: Group, broker: Broker, me: str, gate: Gate, outages: Outages) -> None:
+        self.group = group
+        self.lease = Lease(group.lease)
+        self.membership = Membership(group.stream, group.name, me, self.lease)
+        self.counts = Counts()
+        self._reader = broker.reader(group, me, MAX_REPLY)
+        self._settler = broker.settler(group, me)
+        keys = (self._reader.stream_key, self._reader.retry_key)
+        self.flight = Flight(keys, group.concurrency, group.prefetch)
+        self._settling = Settling(self._settler, self.flight, self.counts, str(group))
+        state = State(group, me, self.lease, gate, self.flight, self._settling, self.counts)
+        self._routes = Routes(group)
+        self._failing = Failing(state)
+        self._slots = {one.handler.type: Slots(one, state, self._failing) for one in self._routes.invocations}
+        isolation = Isolation(state, self._reader, self._routes, self._slots, self._failing)
+        self.acquirer = Acquirer(
+            state, self._reader, isolation,
+            accept=self._accept, lose=self._lose, dead=lambda: self.membership.dead, outages=outages,
+        )  # fmt: skip
+        self._acquiring: asyncio.Task[None] | None = None
+        self._settle_task: asyncio.Task[None] | None = None
+
+    async def replaces(self, name: str) -> None:
+        """Mark the consumer ``name`` as certainly dead: its supervisor saw it end."""
+        await self._reader.mark_dead(name)
+        self.membership.marked_dead(name)
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Start working; returns the tasks that must not end by themselves."""
+        for slots in self._slots.values():
+            slots.start()
+        self._acquiring = asyncio.create_task(self.acquirer.acquire_loop(), name=f"acquirer-{self.group}")
+        self._settle_task = asyncio.create_task(self._settling.settle_loop(), name=f"settling-{self.group}")
+        return [self._acquiring, self._settle_task]
+
+    def wake(self) -> None:
+        """The lease was renewed: what waited for it may start."""
+        for slots in self._slots.values():
+            slots.wake()
+
+    async def drain(self, deadline: float) -> bool:
+        """Stop reading, hand back what has not started, finish what runs, settle it, leave the group.
+
+        Args:
+            deadline: on the monotonic clock; then what still runs is cancelled and handed back.
+
+        Returns:
+            False if something was left running or unsettled.
+        """
+        self.acquirer.drain()
+        unstarted: list[Delivery] = []
+        while True:
+            await self._release(unstarted, deadline)
+            if monotonic() >= deadline or not (self._running() or unstarted or not self.acquirer.drained):
+                break
+            await asyncio.sleep(_LOOK)
+        if self._running():
+            await self._cancel()
+            await self._release(unstarted, monotonic() + _LAST)
+        stuck = self._running()
+        await self._flush(max(_LAST, deadline - monotonic()))
+        await self._end()
+        if stuck or len(self.flight):
+            log.warning("drain.incomplete", group=str(self.group), running=stuck, unsettled=len(self.flight))
+            return False
+        return True
+
+    def _running(self) -> int:
+        return sum(len(slots.running) for slots in self._slots.values())
+
+    async def _release(self, unstarted: list[Delivery], deadline: float) -> None:
+        """Hand back what is buffered now and what could not be handed back before."""
+        for slots in self._slots.values():
+            unstarted += slots.close()
+        if not unstarted:
+            return
+        try:
+            async with asyncio.timeout(max(0.0, deadline - monotonic())):
+                released = await self._settler.release(unstarted)
+        except (BrokerError, TimeoutError):
+            return  # the server is away; the next look tries again
+        self.counts.released += released
+        self.counts.lost += len(unstarted) - released
+        for delivery in unstarted:
+            self.flight.remove(delivery)
+        log.info("messages.released", stream=self.group.stream, group=self.group.name, messages=released)
+        unstarted.clear()
+
+    async def _cancel(self) -> None:
+        """At the drain's limit: cancel what can be cancelled, which is then handed back."""
+        for slots in self._slots.values():
+            slots.cancel_running()
+        end = monotonic() + _LAST
+        while self._running() and monotonic() < end:
+            await asyncio.sleep(_LOOK)
+
+    async def _flush(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._settling.flushed()
+        except TimeoutError:
+            pass  # what is not settled stays in flight, and is counted below
+
+    async def _end(self) -> None:
+        self.acquirer.end()
+        for slots in self._slots.values():
+            slots.end()
+        tasks = [task for task in (self._acquiring, self._settle_task) if task is not None]
+        try:
+            async with asyncio.timeout(_LAST):
+                await asyncio.wait(tasks[:1])
+        except TimeoutError:
+            pass  # in the middle of a call to a server that does not answer
+        for task in tasks:
+            task.cancel()
+
+    async def leave(self) -> None:
+        """After the last heartbeat: delete the own consumer if nothing is pending, and close."""
+        try:
+            await self._reader.leave()
+        except BrokerError:
+            pass  # the others will see it dead and delete it
+        await self._reader.close()
+
+    def _accept(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            invocation = self._routes.find(delivery.fields)
+            if invocation is None:
+                self._failing.unrouted(delivery)
+            else:
+                self._slots[invocation.handler.type].add(delivery)
+        self.wake()
+
+    def _lose(self, delivery: Delivery, owner: str | None) -> None:
+        for slots in self._slots.values():
+            slots.lose(delivery, owner)

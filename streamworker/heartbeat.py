@@ -1,0 +1,137 @@
+"""The heartbeat thread: signs of life of all groups, so that a handler that blocks the loop is not taken for dead."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Final
+
+from streamworker.broker import Beat, Dead, Look, Pulse
+from streamworker.errors import BrokerError
+from streamworker.lease import Lease
+from streamworker.watch import MARKED_DEAD, Watch, heartbeat_value
+
+_LATE: Final = 2.5  # intervals between two looks after which nobody knows what happened meanwhile
+
+
+class Membership:
+    """This process in one group: its lease, and who is dead there.
+
+    ``dead`` is written by the thread and read by the acquirer.
+    """
+
+    def __init__(self, stream: str, group: str, me: str, lease: Lease) -> None:
+        self.stream = stream
+        self.group = group
+        self.lease = lease
+        self.dead: tuple[Dead, ...] = ()
+        self.acknowledged = False
+        self._watch = Watch(me, lease.seconds)
+        self._looked = 0.0
+        self._count = 0
+        self.next_due = 0.0
+
+    def next_beat(self, now: float, who: str) -> Beat:
+        self._count += 1
+        self.next_due = now + self.lease.interval
+        return Beat(self.stream, self.group, heartbeat_value(self._count, self.lease.seconds, who))
+
+    def seen(self, sent: float, now: float, look: Look) -> None:
+        """The beat sent at ``sent`` was acknowledged with ``look``."""
+        if now - self._looked > _LATE * self.lease.interval:
+            self._watch.restart()
+        self._looked = now
+        self.dead = self._watch.look(now, look)
+        self.acknowledged = True
+        self.lease.renew(sent)
+
+    def marked_dead(self, name: str) -> None:
+        """The consumer ``name`` was marked dead by us: nothing needs to be watched."""
+        self.dead = (*self.dead, Dead(name, MARKED_DEAD))
+
+    def failed(self, now: float) -> None:
+        """The beat was refused or lost: all watches begin again, and the next beat is soon."""
+        self._watch.restart()
+        self.dead = ()
+        self.next_due = now + min(self.lease.interval, 1.0)
+
+
+class Heartbeat(threading.Thread):
+    """Beats until stopped.
+
+    Args:
+        pulse: its connection.
+        memberships: the groups.
+        who: what the heartbeats say about this process.
+        stuck_after: seconds the event loop may stand still; then the beats stop and ``stuck`` is called.
+        stuck: called in this thread; expected to end the process.
+        beaten: called in this thread after each round in which a beat was acknowledged.
+    """
+
+    def __init__(
+        self,
+        pulse: Pulse,
+        memberships: Sequence[Membership],
+        who: str,
+        *,
+        stuck_after: float,
+        stuck: Callable[[float], None],
+        beaten: Callable[[], None],
+    ) -> None:
+        super().__init__(name="streamworker-heartbeat", daemon=True)
+        self._pulse = pulse
+        self._memberships = memberships
+        self._who = who
+        self._stuck_after = stuck_after
+        self._stuck = stuck
+        self._beaten = beaten
+        self._stopping = threading.Event()
+        self._loop_seen = monotonic()
+
+    def loop_is_alive(self) -> None:
+        """To be called by the event loop, again and again."""
+        self._loop_seen = monotonic()
+
+    def stop(self) -> None:
+        """Ends the thread after the beat under way; does not wait."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        before = monotonic()
+        while not self._stopping.is_set():
+            now = monotonic()
+            if now - before > self._stuck_after / 2:
+                self._loop_seen = now  # the whole process was stopped: the loop had no chance
+            before = now
+            if now - self._loop_seen > self._stuck_after:
+                self._stuck(now - self._loop_seen)
+                break
+            self._beat(now)
+            next_due = min((membership.next_due for membership in self._memberships), default=now + 1)
+            self._stopping.wait(min(1.0, max(0.01, next_due - monotonic())))
+        self._pulse.close()
+
+    def _beat(self, now: float) -> None:
+        due = [membership for membership in self._memberships if now >= membership.next_due]
+        if not due:
+            return
+        # A third of the shortest lease: a connection that is dead without saying so must not cost the lease.
+        timeout = min(membership.lease.seconds for membership in due) / 3
+        sent = monotonic()
+        try:
+            looks = self._pulse.beat([membership.next_beat(now, self._who) for membership in due], timeout)
+        except BrokerError:  # the event loop's connections tell of the outage
+            for membership in due:
+                membership.failed(monotonic())
+            return
+        now = monotonic()
+        acknowledged = False
+        for membership, look in zip(due, looks, strict=True):
+            if isinstance(look, BrokerError):
+                membership.failed(now)
+            else:
+                membership.seen(sent, now, look)
+                acknowledged = True
+        if acknowledged:
+            self._beaten()

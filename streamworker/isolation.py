@@ -1,0 +1,118 @@
+"""Isolation: suspects run one at a time while nothing else runs in the process, or are dead-lettered.
+
+A crash counts for everything the process held, so a count alone convicts innocents. What ran alone when
+its process died is guilty for certain; only then is it dead-lettered for dead workers.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Final
+
+from streamworker.broker import GroupReader, Suspect
+from streamworker.failing import Failing
+from streamworker.gate import Gate
+from streamworker.handler import Group
+from streamworker.invocation import Routes
+from streamworker.logs import log
+from streamworker.message import Delivery
+from streamworker.slots import Slots
+from streamworker.state import State
+from streamworker.verdicts import Outcome
+
+_SUSPECT_FROM: Final = 3
+_STEP: Final = 0.25  # seconds the acquirer waits at most in one step
+
+
+def suspect_from(group: Group) -> int:
+    """The delivery number from which an entry of a dead consumer is a suspect."""
+    return min(_SUSPECT_FROM, *(handler.max_deliveries for handler in group.handlers))
+
+
+class Isolation:
+    """Steps taken by the acquirer, on its connection and in its turn."""
+
+    def __init__(self, state: State, reader: GroupReader, routes: Routes, slots: dict[str | None, Slots], failing: Failing):
+        self.suspect: Suspect | None = None
+        self._state = state
+        self._gate: Gate = state.gate
+        self._reader = reader
+        self._routes = routes
+        self._slots = slots
+        self._failing = failing
+        self._highest = max(handler.max_deliveries for handler in state.group.handlers)
+        self._alone: Delivery | None = None
+        self._since: float | None = None
+        self._patience = state.lease.seconds
+        self._not_before = 0.0
+
+    @property
+    def reserved(self) -> int:
+        """Room that reading must leave for the suspect."""
+        return 1 if self.suspect is not None and self._alone is None else 0
+
+    async def step(self) -> bool:
+        """Go on; True says that nothing should be read meanwhile, and that a turn is due for the next suspect."""
+        if self._alone is not None:
+            if self._alone.alone:
+                await self._gate.silence(_STEP)
+                return self._alone.alone
+            self._alone = None
+            self.suspect = None
+            return True
+        if self.suspect is None:
+            self.stop()
+            return False
+        now = monotonic()
+        if now < self._not_before or self._state.flight.room < 1 or not self._state.lease.holds(now):
+            return False
+        if not self._gate.close(self):
+            return False  # another group of this process has its turn
+        if self._since is None:
+            self._since = now
+        if not await self._gate.silence(_STEP):
+            if now - self._since > self._patience:
+                # Work on for a while: a long handler must not hold up everything else.
+                self.stop()
+                self._not_before = now + self._state.lease.seconds
+                self._patience *= 2
+            return True
+        await self._claim(self.suspect)
+        return True
+
+    def give_up(self) -> None:
+        """The server is in trouble: what this worker holds may go on, unless a suspect runs right now."""
+        if self._alone is None:
+            self.suspect = None
+            self.stop()
+
+    def stop(self) -> None:
+        """Give the gate back."""
+        self._since = None
+        self._gate.open(self)
+
+    async def _claim(self, suspect: Suspect) -> None:
+        self.suspect = None
+        convicted = await self._reader.claim_alone(suspect, self._highest)
+        if convicted is None:
+            return  # another worker was faster, or it was trimmed
+        self._patience = self._state.lease.seconds
+        delivery = convicted.delivery
+        self._state.flight.add(delivery)
+        self._state.counts.claimed += 1
+        self._state.counts.delivered += 1
+        invocation = self._routes.find(delivery.fields)
+        if invocation is None:
+            self._failing.unrouted(delivery)
+        elif convicted.guilty and convicted.count >= invocation.handler.max_deliveries:
+            reason = f"its worker died {convicted.count} times, the last time while it ran alone"
+            kept = invocation.handler.dead_letter
+            self._failing.carry_out(invocation.handler, delivery, Outcome("dead-letter" if kept else "drop", reason))
+        else:
+            log.warning(
+                "suspect.runs_alone", stream=self._state.group.stream, group=self._state.group.name,
+                message_id=delivery.origin.decode(errors="replace"), deliveries=delivery.deliveries,
+            )  # fmt: skip
+            delivery.alone = True
+            self._alone = delivery
+            self._slots[invocation.handler.type].run_alone(delivery)

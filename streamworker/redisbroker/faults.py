@@ -1,0 +1,67 @@
+"""What each of the driver's exceptions means, told by the error's text, which differs between servers."""
+
+from __future__ import annotations
+
+import re
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    AuthorizationError,
+    BusyLoadingError,
+    RedisError,
+    ResponseError,
+)
+
+from streamworker.errors import (
+    AuthFailed,
+    BrokerError,
+    GroupMissing,
+    NotPermitted,
+    Refused,
+    Unavailable,
+    WrongType,
+)
+
+# Inside a script the code stands in the middle of the text ("… -OOM command not allowed …" on 6.2),
+# so codes are searched for as words. The order decides where a text holds several.
+_BY_CODE: tuple[tuple[re.Pattern[str], type[BrokerError]], ...] = tuple(
+    (re.compile(pattern), error)
+    for pattern, error in (
+        (r"\b(WRONGPASS|NOAUTH)\b|invalid username-password|Authentication required", AuthFailed),
+        (r"\bOOM\b|command not allowed when used memory", Refused),
+        (r"\b(READONLY|MASTERDOWN|LOADING|BUSY|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN)\b", Unavailable),
+        (r"MOVED \d|ASK \d|instance state changed|max number of clients", Unavailable),
+        (r"Redis is busy running a script|You can't write against a read only", Unavailable),
+        (r"NOGROUP|no longer exists|no such key|requires the key to exist", GroupMissing),
+        (r"WRONGTYPE|wrong kind of value", WrongType),
+        (r"NOPERM|has no permissions|ACLs rules|can't run this command|No permissions to", NotPermitted),
+    )
+)
+
+
+def classify(error: BaseException) -> BrokerError:
+    """Translate ``error``; the text keeps the server's words, never a command's arguments."""
+    if isinstance(error, BrokerError):
+        return error
+    text = _text(error)
+    if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError | AuthorizationError):
+        return AuthFailed(text)
+    if isinstance(error, BusyLoadingError):
+        return Unavailable(text)
+    if isinstance(error, ResponseError):
+        for pattern, kind in _BY_CODE:
+            if pattern.search(text) or pattern.search(error.status_code or ""):
+                return kind(text)
+        return BrokerError(text)
+    if isinstance(error, RedisError | OSError | TimeoutError | EOFError):
+        return Unavailable(text)
+    return BrokerError(text)
+
+
+def _text(error: BaseException) -> str:
+    """The server's words, on one line; pipelines of the driver append the command, so of the payload."""
+    text = str(error).partition("Command # ")[0] or type(error).__name__
+    code = getattr(error, "status_code", None)
+    text = f"{code} {text}" if code and not text.startswith(code) else text
+    return " ".join(text.split())[:300]

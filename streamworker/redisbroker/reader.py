@@ -1,0 +1,199 @@
+"""Reading for one group: the commands of the acquirer, on its own connection, strictly in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from streamworker.broker import Convicted, Dead, EntryName, Joined, Left, Suspect, Turn
+from streamworker.errors import BrokerError, GroupMissing
+from streamworker.handler import Start
+from streamworker.message import Delivery
+from streamworker.redisbroker import scripts
+from streamworker.redisbroker.join import join
+from streamworker.redisbroker.keys import Keys
+from streamworker.redisbroker.link import Command, Link
+from streamworker.redisbroker.packing import unpack
+
+MOVE_BYTES: Final = 2**20  # what a script moves per call at most: it holds up the whole server
+_PAGE: Final = 1000
+
+
+class ReplySize:
+    """How many entries to ask for, so that a reply stays below a number of bytes.
+
+    Goes by the mean size of the last replies; the first ones are small, and none is more than four
+    times as many as the last, since nothing is known about what comes.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._mean = 0.0
+        self._last = 4
+
+    def count(self, room: int) -> int:
+        by_bytes = int(self._max_bytes / self._mean) if self._mean else room
+        return max(1, min(room, by_bytes, self._last * 4))
+
+    def saw(self, count: int, size: int) -> None:
+        """A reply brought ``count`` entries of ``size`` bytes in all."""
+        mean = size / count
+        self._mean = max(mean, (self._mean + mean) / 2)
+        self._last = max(count, self._last // 2, 4)
+
+
+def sized(entries: list[list[Any]], size: ReplySize) -> None:
+    """Let ``size`` learn from a reply of ``[id, fields]`` pairs."""
+    total = 0
+    for _, fields in entries:
+        total += len(fields[1]) if len(fields) == 2 else sum(map(len, fields))
+    size.saw(len(entries), total)
+
+
+class RedisGroupReader:
+    """``broker.GroupReader`` on Redis."""
+
+    def __init__(self, link: Link, keys: Keys, group: str, consumer: str, max_bytes: int) -> None:
+        self._link = link
+        self._keys = keys
+        self._group = group
+        self._me = consumer
+        self._size = ReplySize(max_bytes)
+        self.stream_key = keys.stream
+        self.retry_key = keys.retry
+        self._both = (keys.stream, keys.retry)
+
+    async def join(self, start: Start, joined_before: bool) -> Joined:
+        return await join(self._link, self._keys, self._group, start, joined_before)
+
+    async def mark_dead(self, name: str) -> None:
+        await self._link.call("HSET", self._keys.consumers, name, "dead")
+
+    async def turn(self, room: int, dead: Sequence[Dead], suspect_from: int) -> Turn:
+        keys = self._keys
+        # Each source gets half of the room, so that no backlog starves another; what a turn leaves is for reading.
+        half = (room + 1) // 2
+        victims: list[bytes | str] = [scripts.RELEASED, b""]
+        for one in dead:
+            victims += (one.name, one.value)
+        now, paused, waiting, more, retries, claims, trimmed, suspect = await self._link.script(
+            scripts.TURN,
+            (keys.stream, keys.retry, keys.delayed, keys.consumers),
+            (self._group, self._me, half, room - half, MOVE_BYTES, suspect_from, *victims),
+        )
+        claimed, gone = await self.fetch({(self._both[which - 1], id): count for which, id, count in claims})
+        return Turn(
+            now=now / 1000,
+            paused=bool(paused),
+            waiting=waiting,
+            more=bool(more),
+            retries=[
+                Delivery(keys.retry, id, origin, unpack(packed), count) for id, origin, count, packed in retries
+            ],
+            claims=claimed,
+            trimmed=trimmed + gone,
+            suspect=self._suspect(*suspect) if suspect else None,
+        )
+
+    def _suspect(self, which: int, id: bytes, victim: bytes, value: bytes, _count: int) -> Suspect:
+        return Suspect((self._both[which - 1], id), Dead(victim.decode(), value))
+
+    async def read(self, room: int, block: float) -> list[Delivery]:
+        stream = self._keys.stream
+        waiting: tuple[str | int, ...] = ("BLOCK", max(1, int(block * 1000))) if block > 0 else ()
+        reply = await self._link.call(
+            "XREADGROUP", "GROUP", self._group, self._me, "COUNT", self._size.count(room), *waiting,
+            "STREAMS", stream, ">", block=block,
+        )  # fmt: skip
+        if not reply:
+            return []
+        entries = reply[0][1]
+        sized(entries, self._size)
+        return [Delivery(stream, id, id, fields, 1) for id, fields in entries]
+
+    async def own(self) -> dict[EntryName, int]:
+        found: dict[EntryName, int] = {}
+        for key in self._both:
+            start = b"-"
+            while True:
+                try:
+                    page = await self._link.call("XPENDING", key, self._group, start, "+", _PAGE, self._me)
+                except GroupMissing:
+                    if key == self._keys.stream:
+                        raise
+                    break  # no retry yet, so no retry stream
+                for id, _owner, _idle, count in page:
+                    found[key, id] = count
+                if len(page) < _PAGE:
+                    break
+                start = b"(" + page[-1][0]
+        return found
+
+    async def fetch(self, names: Mapping[EntryName, int]) -> tuple[list[Delivery], int]:
+        found: list[Delivery] = []
+        gone: list[Command] = []
+        wanted = list(names.items())
+        while wanted:
+            page, wanted = wanted[: self._size.count(_PAGE)], wanted[self._size.count(_PAGE) :]
+            replies = await self._pipeline([("XRANGE", key, id, id) for (key, id), _ in page])
+            seen = [reply[0] for reply in replies if reply]
+            if seen:
+                sized(seen, self._size)
+            for ((key, id), count), reply in zip(page, replies, strict=True):
+                if reply:
+                    found.append(self._delivery(key, id, reply[0][1], count))
+                else:
+                    gone.append(("XACK", key, self._group, id))
+        if gone:
+            await self._pipeline(gone)
+        return found, len(gone)
+
+    def _delivery(self, key: bytes, id: bytes, fields: list[bytes], count: int) -> Delivery:
+        if key == self._keys.stream:
+            return Delivery(key, id, id, fields, count)
+        own = dict(zip(fields[::2], fields[1::2], strict=False))
+        return Delivery(key, id, own.get(b"sw-id", id), unpack(own.get(b"sw-fields", b"")), count)
+
+    async def owners(self, names: Sequence[EntryName]) -> list[str | None]:
+        replies = await self._link.pipeline([("XPENDING", key, self._group, id, id, 1) for key, id in names])
+        return [
+            reply[0][1].decode(errors="replace") if not isinstance(reply, BrokerError) and reply else None
+            for reply in replies
+        ]
+
+    async def claim_alone(self, suspect: Suspect, highest: int) -> Convicted | None:
+        key, id = suspect.entry
+        reply = await self._link.script(
+            scripts.CLAIM_ALONE,
+            (key, self._keys.consumers),
+            (self._group, self._me, id, suspect.dead.name, suspect.dead.value, highest),
+        )
+        if not reply:
+            return None
+        before, guilty, count = reply
+        found, _ = await self.fetch({suspect.entry: count})
+        return Convicted(found[0], bool(guilty), before) if found else None
+
+    async def left(self, horizon: float) -> Left:
+        keys = self._keys
+        pending, ready, waiting, next_in = await self._link.script(
+            scripts.LEFT, (keys.stream, keys.retry, keys.delayed), (self._group, int(horizon * 1000))
+        )
+        return Left(pending, ready, waiting, next_in / 1000)
+
+    async def leave(self) -> bool:
+        keys = self._keys
+        reply = await self._link.script(
+            scripts.LEAVE, (keys.stream, keys.retry, keys.consumers), (self._group, self._me)
+        )
+        return bool(reply)
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        replies = await self._link.pipeline(commands)
+        for reply in replies:
+            if isinstance(reply, BrokerError):
+                raise reply
+        return replies

@@ -1,0 +1,139 @@
+"""One connection for many tasks: what is asked during a round trip shares the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from streamworker.errors import Unavailable
+from streamworker.redisbroker.link import Link
+
+Exchange: TypeAlias = Callable[[Link], Coroutine[Any, Any, Any]]
+Batch: TypeAlias = Callable[[Link, list[Any]], Coroutine[Any, Any, list[Any]]]
+
+_PAUSES: Final = (0.1, 2.0)  # seconds between two attempts to connect: the first, and the longest
+
+
+class NotSent(Unavailable):
+    """The server could not be reached, so nothing was asked of it."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    what: Any
+    size: int
+    answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class SharedLink:
+    """Gathers questions into round trips.
+
+    Args:
+        link: the connection, used by nobody else.
+        exchange: sends a list of questions and returns an answer to each; an exception among the
+            answers is raised to whoever asked.
+        batch: how many questions at most go in one round trip.
+        waiting: how many questions, and how many bytes of them, wait at most; then ``ask`` waits.
+    """
+
+    def __init__(
+        self, link: Link, exchange: Batch, *, batch: int = 1000, waiting: int = 10_000, max_bytes: int = 64 * 2**20
+    ) -> None:
+        self._link = link
+        self._exchange = exchange
+        self._batch = batch
+        self._limits = (waiting, max_bytes)
+        self._queue: deque[_Asked] = deque()
+        self._bytes = 0
+        self._wake = asyncio.Event()
+        self._space = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._pause = 0.0
+        self._not_before = 0.0
+        self._closing = False
+
+    async def ask(self, what: Any, size: int = 0) -> Any:
+        """Put a question and wait for its answer. Cancelling withdraws nothing.
+
+        Raises:
+            NotSent: the server cannot be reached; nothing was asked.
+            Unavailable: the connection was lost on the way; it may have been done, or not.
+        """
+        while len(self._queue) >= self._limits[0] or (self._queue and self._bytes + size > self._limits[1]):
+            self._space.clear()
+            await self._space.wait()
+        if self._closing:
+            raise NotSent("closed")
+        if self._task is None:
+            self._task = asyncio.create_task(self._send_loop(), name="shared-link")
+        asked = _Asked(what, size)
+        self._queue.append(asked)
+        self._bytes += size
+        self._wake.set()
+        return await asked.answer
+
+    async def close(self) -> None:
+        """Send what waits, then drop the connection."""
+        self._closing = True
+        self._wake.set()
+        self._space.set()
+        if self._task is not None:
+            await self._task
+        await self._link.close()
+
+    async def _send_loop(self) -> None:
+        while True:
+            while not self._queue:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+            try:
+                await self._open()
+            except Unavailable as error:
+                self._answer(self._take(len(self._queue)), NotSent(str(error)))
+                continue
+            batch = self._take(self._batch)
+            try:
+                answers = await self._exchange(self._link, [asked.what for asked in batch])
+            except Unavailable as error:
+                self._answer(batch, error)
+                continue
+            for asked, answer in zip(batch, answers, strict=True):
+                if asked.answer.done():
+                    continue  # cancelled
+                if isinstance(answer, Exception):
+                    asked.answer.set_exception(answer)
+                else:
+                    asked.answer.set_result(answer)
+
+    async def _open(self) -> None:
+        """Connect, but not more often than the pauses allow: callers that try again at once must not hammer."""
+        if self._link.connected:
+            return
+        clock = asyncio.get_running_loop().time
+        if clock() < self._not_before and not self._closing:
+            await asyncio.sleep(self._not_before - clock())
+        try:
+            await self._link.open()
+        except Unavailable:
+            first, longest = _PAUSES
+            self._pause = min(longest, self._pause * 2 or first)
+            self._not_before = clock() + self._pause
+            raise
+        self._pause = 0.0
+
+    def _take(self, most: int) -> list[_Asked]:
+        batch = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+        self._bytes -= sum(asked.size for asked in batch)
+        self._space.set()
+        return batch
+
+    @staticmethod
+    def _answer(batch: list[_Asked], error: Unavailable) -> None:
+        for asked in batch:
+            if not asked.answer.done():
+                asked.answer.set_exception(type(error)(str(error)))

@@ -1,0 +1,183 @@
+"""Settling: everything that is over goes to the server here, gathered, and leaves the flight once it is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import monotonic
+from typing import Final
+
+from streamworker.broker import EntryName, Settlement, Settler
+from streamworker.errors import BrokerError, GroupMissing, Unavailable
+from streamworker.flight import Counts, Flight
+from streamworker.logs import log
+from streamworker.message import Delivery
+
+_MOST_ACKS: Final = 1000
+_MOST_SETTLEMENTS: Final = 200
+_MOST_BYTES: Final = 2**20
+_REFUSED_PAUSES: Final = (1.0, 30.0)
+
+
+class Settling:
+    """What finished while the last round trip was under way goes in the next one.
+
+    A message is in flight until it is settled: a settlement that is refused is tried again, and what
+    fills up the flight meanwhile is the back-pressure.
+
+    Acks are plain, since a success is a success. But while there is a doubt (a connection was lost, the
+    group was made again) another worker may own the entry, so acks wait until an audit has listed what is
+    still pending here: that is acked, the rest is not.
+    """
+
+    def __init__(self, settler: Settler, flight: Flight, counts: Counts, name: str) -> None:
+        self._settler = settler
+        self._flight = flight
+        self._counts = counts
+        self._name = name
+        self._done: deque[Delivery] = deque()
+        self._first: dict[EntryName, asyncio.Future[bool]] = {}
+        self._failed: deque[Settlement] = deque()
+        self._refused: list[Settlement] = []
+        self._refused_until = 0.0
+        self._refused_pause = 0.0
+        self._wake = asyncio.Event()
+        self._sure = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.doubts = 1  # the first audit, right after joining, is one like any other
+        self._resolved = 0
+
+    def done(self, delivery: Delivery) -> None:
+        """Its handler returned: ack it."""
+        self._done.append(delivery)
+        self._wake.set()
+
+    async def ack_first(self, delivery: Delivery) -> bool:
+        """Ack before the handler runs; False if it is not ours any more. It stays in flight until it is forgotten."""
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._first[delivery.key, delivery.id] = answer
+        self.done(delivery)
+        return await answer
+
+    def settle(self, settlement: Settlement) -> None:
+        """Its handler failed: retry it, dead-letter it or drop it, if it is still ours."""
+        self._failed.append(settlement)
+        self._wake.set()
+
+    def doubt(self) -> None:
+        """Somebody else may own by now what is pending here; the acquirer is to audit."""
+        self.doubts += 1
+        self._sure.clear()
+
+    @property
+    def in_doubt(self) -> bool:
+        return self._resolved != self.doubts
+
+    def audited(self, own: dict[EntryName, int], doubts: int) -> None:
+        """An audit that began after doubt number ``doubts`` lists what is pending here."""
+        for delivery in [delivery for delivery in self._done if (delivery.key, delivery.id) not in own]:
+            self._done.remove(delivery)
+            self._acked(delivery, mine=False)
+        self._resolved = doubts
+        if not self.in_doubt:
+            self._sure.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything that is over is settled."""
+        while self._done or self._failed or not self._idle.is_set():
+            self._idle.clear()
+            self._wake.set()
+            await self._idle.wait()
+
+    async def settle_loop(self) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            await self._something()
+            await self._sure.wait()
+            acks = [self._done.popleft() for _ in range(min(_MOST_ACKS, len(self._done)))]
+            failed = self._next_failed()
+            try:
+                answers = await self._settler.settle(acks, failed)
+            except Unavailable:  # done or not: the audit will tell; the acquirer tells of the outage
+                self._done.extendleft(reversed(acks))
+                self._failed.extendleft(reversed(failed))
+                self.doubt()
+                continue
+            *results, acked = answers
+            self._take_acked(acks, acked)
+            for settlement, result in zip(failed, results, strict=True):
+                self._take_result(settlement, result)
+
+    async def _something(self) -> None:
+        """Wait until there is something to settle."""
+        while not self._done and not self._failed:
+            if self._refused:
+                pause = self._refused_until - monotonic()
+                if pause <= 0:
+                    self._failed.extend(self._refused)
+                    self._refused.clear()
+                    return
+            else:
+                pause = None
+                self._idle.set()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+        self._idle.clear()
+
+    def _next_failed(self) -> list[Settlement]:
+        batch: list[Settlement] = []
+        size = 0
+        while self._failed and len(batch) < _MOST_SETTLEMENTS and size < _MOST_BYTES:
+            settlement = self._failed.popleft()
+            batch.append(settlement)
+            size += sum(map(len, settlement.delivery.fields))
+        return batch
+
+    def _take_acked(self, acks: list[Delivery], answer: bool | BrokerError) -> None:
+        if answer is True or isinstance(answer, GroupMissing):
+            for delivery in acks:
+                self._acked(delivery, mine=True)
+        elif acks:
+            log.error("ack_refused", group=self._name, entries=len(acks), reason=str(answer))
+            self._done.extend(acks)
+            self.doubt()  # waits for the next audit instead of trying again at once
+
+    def _acked(self, delivery: Delivery, mine: bool) -> None:
+        waiting = self._first.pop((delivery.key, delivery.id), None)
+        if waiting is not None:
+            if not waiting.done():
+                waiting.set_result(mine)
+            return  # the handler is about to run
+        self._flight.remove(delivery)
+        if mine:
+            self._counts.acked += 1
+        else:
+            self._counts.lost += 1
+
+    def _take_result(self, settlement: Settlement, result: bool | BrokerError) -> None:
+        if isinstance(result, BrokerError) and not isinstance(result, GroupMissing):
+            first, longest = _REFUSED_PAUSES
+            if not self._refused:
+                self._refused_pause = min(longest, self._refused_pause * 2 or first)
+                self._refused_until = monotonic() + self._refused_pause
+                log.error(
+                    "settlement_refused", group=self._name, id=settlement.delivery.origin.decode(),
+                    reason=str(result), retry_in=self._refused_pause,
+                )  # fmt: skip
+            self._refused.append(settlement)
+            return
+        self._refused_pause = 0.0
+        self._flight.remove(settlement.delivery)
+        if result is not True:
+            self._counts.lost += 1
+        elif settlement.delay is not None:
+            self._counts.retried += 1
+        elif settlement.letter is not None:
+            self._counts.dead_lettered += 1
+        else:
+            self._counts.dropped += 1

@@ -1,0 +1,118 @@
+"""Turns the first SIGTERM or SIGINT into a drain with a limit, and the second into the end.
+
+The limit holds whatever the event loop, a thread or a log pipe does: a thread of its own keeps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT)
+DRAIN_TIMED_OUT = 4
+_GRACE = 2.0  # seconds after the drain's own limit, for flushing acks
+_LAST_WORDS = 1.0
+
+
+class Signals:
+    """A context manager around a worker's life; signals that come before ``attach`` end the process with 0.
+
+    Args:
+        shutdown_timeout: seconds that a drain may take; 2 s later the process is ended with 4.
+    """
+
+    def __init__(self, shutdown_timeout: float) -> None:
+        self._limit = shutdown_timeout + _GRACE
+        self._received = 0
+        self._begun = threading.Event()
+        self._over = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        # Handlers of Python's own, not of the loop: those do not run while a handler blocks the loop.
+        self._before = {signum: signal.signal(signum, self._on_signal) for signum in CAUGHT}
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        self._over.set()
+        self._begun.set()
+
+    def attach(self, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+        """From now on there is something to drain: the first signal sets ``stop``."""
+        self._stop = stop
+        self._loop = loop
+        # Started here and not by the signal: starting a thread takes locks that the interrupted code may hold.
+        threading.Thread(target=self._watch, name="streamworker-watchdog", daemon=True).start()
+
+    def begin(self) -> None:
+        """Drain as after a first signal, without counting as one; may be called from any thread."""
+        if self._loop is None or self._stop is None:
+            os._exit(0)  # nothing has been started; as PID 1 the default action would not even end it
+        self._begun.set()
+        with suppress(RuntimeError):  # the loop is closed: everything has been drained
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._received += 1
+        if self._received > 1:
+            os._exit(128 + signum)
+        self.begin()
+
+    def _watch(self) -> None:
+        self._begun.wait()
+        if not self._over.wait(self._limit):
+            end_now(DRAIN_TIMED_OUT, self._say_why)
+
+    def _say_why(self) -> None:
+        from streamworker.logs import log  # noqa: PLC0415  (structlog, which the parent of --help does without)
+
+        log.error(
+            "worker.drain_timed_out", seconds=self._limit, hint="a handler blocks the event loop or does not return"
+        )
+
+
+def when_closed(descriptor: int, then: Callable[[], None]) -> None:
+    """Call ``then``, in a thread, when nobody holds the other end of the pipe any more."""
+
+    def watch() -> None:
+        with suppress(OSError):
+            while os.read(descriptor, 1):
+                pass
+        then()
+
+    threading.Thread(target=watch, name="streamworker-parent", daemon=True).start()
+
+
+def end_now(code: int, last_words: Callable[[], object] | None = None) -> NoReturn:
+    """End the process whatever still runs in it; logs and standard streams get a second to be flushed.
+
+    ``sys.exit`` waits for the threads of ``def`` handlers and for tasks that swallow their cancellation.
+    """
+
+    def flush() -> None:
+        if last_words is not None:
+            last_words()
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+
+    # In a thread: what is flushed may be a full pipe, or behind a lock of a thread that never ends.
+    thread = threading.Thread(target=flush, name="streamworker-flush", daemon=True)
+    try:
+        thread.start()
+        thread.join(_LAST_WORDS)
+    finally:
+        os._exit(code)

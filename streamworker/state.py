@@ -1,0 +1,81 @@
+"""What the parts of one consumer share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from streamworker.body import size_of
+from streamworker.flight import Counts, Flight
+from streamworker.gate import Gate
+from streamworker.handler import Group, Handler
+from streamworker.lease import Lease
+from streamworker.message import Delivery, Message, headers_of, published_at
+from streamworker.message import field as field_of
+from streamworker.settling import Settling
+
+
+class ServerClock:
+    """The server's time, Unix time in seconds; this machine's until the server has told its own."""
+
+    def __init__(self) -> None:
+        self._ahead = time.time() - time.monotonic()
+
+    def set(self, now: float) -> None:
+        self._ahead = now - time.monotonic()
+
+    def now(self) -> float:
+        return time.monotonic() + self._ahead
+
+
+@dataclass(slots=True)
+class State:
+    """One consumer: a member of ``group``, called ``me``; ``settling`` is None for a broadcast, which acks nothing."""
+
+    group: Group
+    me: str
+    lease: Lease
+    gate: Gate
+    flight: Flight
+    settling: Settling | None
+    counts: Counts
+    clock: ServerClock = field(default_factory=ServerClock)
+
+    def message(self, handler: Handler, delivery: Delivery) -> Message:
+        """The delivery as a handler sees it."""
+        kind = field_of(delivery.fields, b"type")
+        return Message(
+            id=delivery.origin.decode(errors="replace"),
+            stream=self.group.stream,
+            group=self.group.name,
+            handler=handler.name,
+            type=None if kind is None else kind.decode(errors="replace"),
+            headers=headers_of(delivery.fields),
+            deliveries=delivery.deliveries,
+            published=published_at(delivery.origin),
+            consumer=self.me,
+            size=size_of(delivery.fields, handler.body),
+        )
+
+    def age(self, delivery: Delivery) -> float:
+        """Seconds since it was published; never below 0, since an id may lie in the future."""
+        return max(0.0, self.clock.now() - published_at(delivery.origin))
+
+
+class InHand(msgspec.Struct, frozen=True, gc=False):
+    """The message being handled, for the log: its attributes are read only when something is logged."""
+
+    handler: str
+    stream: str
+    group: str
+    delivery: Delivery
+
+    @property
+    def id(self) -> str:
+        return self.delivery.origin.decode(errors="replace")
+
+    @property
+    def deliveries(self) -> int:
+        return self.delivery.deliveries

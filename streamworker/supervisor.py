@@ -1,0 +1,279 @@
+"""Keeps N worker processes running: starts them, replaces those that die, has them drain, waits for them.
+
+Children drain when a pipe that this process holds is closed, so when it is told to stop and when it dies.
+A signal passed on would be the second one, which ends a worker at once, wherever the first went to the
+whole group (systemd does that).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+
+from streamworker.identity import consumer_name, new_token
+from streamworker.logs import log
+from streamworker.signals import CAUGHT, DRAIN_TIMED_OUT
+
+_FIRST_PAUSE = 0.5  # before the second restart; the first comes at once
+_LONGEST_PAUSE = 30.0
+_LONG_LIFE = 60.0  # seconds after which a death counts as the first again
+_MARGIN = 5.0  # seconds beyond the drain's limit until a child that does not end by itself is killed
+_HOPELESS = (2, 3)  # usage or import, no Redis: starting again would not help
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a child is told when it is started.
+
+    Attributes:
+        token: the random part of its consumer name.
+        replaces: the consumer name of the dead process whose place it takes.
+        pipe: a descriptor it inherits; at its end, it drains.
+    """
+
+    token: str
+    replaces: str | None
+    pipe: int
+
+
+@dataclass(slots=True)
+class _Place:
+    """One of the N places: the process in it, or when the next one is started."""
+
+    number: int
+    process: subprocess.Popen[bytes] | None = None
+    token: str = ""
+    replaces: str | None = None
+    started: float = 0.0
+    due: float = 0.0
+    births: int = 0
+    deaths: int = 0  # in a row
+    done: bool = False
+    codes: list[int] = field(default_factory=list)  # how it ended for good
+
+
+class Supervisor:
+    """Runs children until they end by themselves (burst) or are told to; see ``run``.
+
+    Children live in sessions of their own, so that Ctrl-C in a terminal reaches them once, through the parent.
+
+    Args:
+        command: the argument vector of a child.
+        workers: how many.
+        shutdown_timeout: seconds that a child's drain may take.
+        burst: a child that ends with 0 has finished; otherwise it is replaced as well.
+        environment: the children's environment; the parent's by default.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[Birth], Sequence[str]],
+        workers: int,
+        *,
+        shutdown_timeout: float,
+        burst: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._command = command
+        self._patience = shutdown_timeout + _MARGIN
+        self._burst = burst
+        self._environment = environment
+        self._places = [_Place(number) for number in range(1, workers + 1)]
+        self._signals: list[int] = []
+        self._writing: int | None = None
+        self._limit: float | None = None  # when stopping: what still runs then is killed
+        self._verdict: int | None = None
+
+    def run(self) -> int:
+        """Keep the children running, and return the exit code of the whole.
+
+        0: all drained or finished; 1: a child crashed while it was stopping; 2 or 3: as the first children
+        said; 4: a drain timed out; 128 + signal: at the second signal.
+        """
+        reading, self._writing = os.pipe()
+        with _woken_by_signals(self._on_signal) as wake:
+            try:
+                while not all(place.done for place in self._places):
+                    self._start_due(reading)
+                    self._sleep(wake)
+                    self._reap()
+                    self._obey()
+                    self._kill_overdue()
+            finally:
+                self._kill()
+                self._close_pipe()
+                os.close(reading)
+        return self._exit_code()
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._signals.append(signum)
+
+    @property
+    def _stopping(self) -> bool:
+        return self._limit is not None
+
+    def _start_due(self, pipe: int) -> None:
+        now = time.monotonic()
+        for place in self._places:
+            if place.process is None and not place.done and place.due <= now and not self._signals:
+                self._start(place, pipe)
+
+    def _start(self, place: _Place, pipe: int) -> None:
+        place.token = new_token()
+        place.started = time.monotonic()
+        try:
+            place.process = subprocess.Popen(  # noqa: S603  (our own command line)
+                self._command(Birth(place.token, place.replaces, pipe)),
+                env=self._environment,
+                pass_fds=(pipe,),
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory, too many processes
+            self._put_off(place)
+            log.error("worker.start_failed", place=place.number, reason=error, again_in=self._wait_of(place))
+            return
+        place.replaces = None
+        place.births += 1
+        log.debug("worker.spawned", place=place.number, pid=place.process.pid)
+
+    def _sleep(self, wake: int) -> None:
+        now = time.monotonic()
+        times = [place.due for place in self._places if place.process is None and not place.done]
+        if self._limit is not None:
+            times.append(self._limit)
+        timeout = max(0.0, min(times) - now) if times else None
+        if select.select([wake], [], [], timeout)[0]:
+            with suppress(BlockingIOError):
+                os.read(wake, 4096)
+
+    def _reap(self) -> None:
+        while True:
+            for place in self._places:
+                process = place.process
+                if process is not None and (code := process.poll()) is not None:
+                    place.process = None
+                    self._on_exit(place, process.pid, code)
+            if os.getpid() != 1 or not reap_stranger({place.process.pid for place in self._places if place.process}):
+                return
+
+    def _on_exit(self, place: _Place, pid: int, code: int) -> None:
+        if self._stopping or (self._burst and code == 0):
+            place.done = True
+            # Of SIGTERM dies only who has not come to installing handlers: it had nothing to drain.
+            place.codes.append(0 if code == -signal.SIGTERM else code)
+            if code:
+                log.warning("worker.ended", place=place.number, pid=pid, exit_code=code)
+            return
+        if code in _HOPELESS and (self._burst or place.births == 1):
+            place.done = True
+            self._verdict = code
+            self._stop()
+            return
+        # One that ended with 0 was told to by somebody else, and has left nothing to take over.
+        place.replaces = consumer_name(place.token, pid) if code else None
+        self._put_off(place)
+        log.error("worker.died", place=place.number, pid=pid, exit_code=code, restart_in=self._wait_of(place))
+
+    def _put_off(self, place: _Place) -> None:
+        now = time.monotonic()
+        if now - place.started > _LONG_LIFE:
+            place.deaths = 0
+        # The exponent is bounded: a child that cannot start for days would overflow the float.
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(place.deaths - 1, 10)) if place.deaths else 0.0
+        place.due = now + pause
+        place.deaths += 1
+
+    def _wait_of(self, place: _Place) -> float:
+        return round(max(0.0, place.due - time.monotonic()), 1)
+
+    def _obey(self) -> None:
+        if len(self._signals) > 1:
+            self._verdict = 128 + self._signals[1]
+            self._kill()
+        elif self._signals and not self._stopping:
+            log.info("supervisor.draining", signal=signal.Signals(self._signals[0]).name, workers=self._running)
+            self._stop()
+
+    def _stop(self) -> None:
+        self._limit = time.monotonic() + self._patience
+        self._close_pipe()
+        for place in self._places:
+            if place.process is None:
+                place.done = True
+
+    def _close_pipe(self) -> None:
+        if self._writing is not None:
+            os.close(self._writing)
+            self._writing = None
+
+    def _kill_overdue(self) -> None:
+        if self._limit is not None and time.monotonic() >= self._limit:
+            for place in self._places:
+                if place.process is not None:
+                    log.error("worker.killed", place=place.number, pid=place.process.pid, reason="it did not end")
+                    place.codes.append(DRAIN_TIMED_OUT)
+            self._kill()
+
+    def _kill(self) -> None:
+        for place in self._places:
+            place.done = True
+            if place.process is not None:
+                place.process.kill()
+                place.process.wait()
+                place.process = None
+
+    @property
+    def _running(self) -> int:
+        return sum(place.process is not None for place in self._places)
+
+    def _exit_code(self) -> int:
+        if self._verdict is not None:
+            return self._verdict
+        codes = {code for place in self._places for code in place.codes}
+        if DRAIN_TIMED_OUT in codes:
+            return DRAIN_TIMED_OUT
+        return 1 if codes - {0} else 0
+
+
+@contextmanager
+def _woken_by_signals(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[int]:
+    """A descriptor that can be read after every signal, a child's death included; the handlers are put back."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    before = {signum: signal.signal(signum, on_signal) for signum in CAUGHT}
+    # A signal without a handler wakes nobody.
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield reading
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for signum, handler in before.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        os.close(reading)
+        os.close(writing)
+
+
+def reap_stranger(ours: Collection[int]) -> bool:
+    """Take notice of one dead child that is not of ``ours``; False if none has died at all.
+
+    PID 1 of a container is handed all orphans; those nobody takes notice of stay as zombies.
+    """
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    if found is None:
+        return False
+    if found.si_pid not in ours:
+        with suppress(ChildProcessError):
+            os.waitpid(found.si_pid, os.WNOHANG)
+    return True

@@ -1,0 +1,175 @@
+"""A worker: the process that runs the handlers of one or more apps, from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import threading
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from time import monotonic, time
+from typing import Any, Final
+
+from streamworker.broadcast import Broadcast
+from streamworker.broker import Broker
+from streamworker.burst import Burst
+from streamworker.consumer import Consumer
+from streamworker.gate import Gate
+from streamworker.handler import Group
+from streamworker.heartbeat import Heartbeat
+from streamworker.identity import consumer_name, new_token
+from streamworker.logs import log
+from streamworker.outage import Outages
+
+_LOOP_TICK: Final = 0.5  # seconds between two proofs that the event loop lives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How a worker runs.
+
+    Attributes:
+        burst: end when everything reachable is handled and settled.
+        shutdown_timeout: seconds a drain may take.
+        stuck_after: seconds the event loop may stand still.
+        token: the random part of the consumer name; chosen by a supervisor, so that it knows the name.
+        replaces: the consumer name of the process that this one replaces, known to be dead.
+    """
+
+    burst: bool = False
+    shutdown_timeout: float = 25.0
+    stuck_after: float = 600.0
+    token: str | None = None
+    replaces: str | None = None
+
+
+class Worker:
+    """Runs the groups of its apps until stopped.
+
+    Args:
+        broker: the server.
+        groups: consumer groups to be a member of.
+        broadcasts: broadcast handlers, each as a group without a name.
+        options: how to run.
+    """
+
+    def __init__(
+        self, broker: Broker, groups: Sequence[Group], broadcasts: Sequence[Group], options: WorkerOptions
+    ) -> None:
+        self.name = consumer_name(options.token or new_token())
+        self._broker = broker
+        self._options = options
+        gate, outages = Gate(), Outages()
+        self._consumers = [Consumer(group, broker, self.name, gate, outages) for group in groups]
+        self._broadcasts = [Broadcast(group, broker, self.name, gate, outages) for group in broadcasts]
+        self._parts: list[Consumer | Broadcast] = [*self._consumers, *self._broadcasts]
+        self._heartbeat: Heartbeat | None = None
+        self._beaten = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Work until ``stop`` is set or the burst is over, then drain.
+
+        Returns:
+            False if the drain's time was over before everything was finished and settled.
+
+        Raises:
+            StreamworkerError: a burst that cannot end.
+        """
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._leave)
+            tick = asyncio.create_task(self._tick_loop(), name="tick")
+            stack.callback(tick.cancel)
+            await self._begin_beating()
+            if self._options.replaces is not None:
+                for consumer in self._consumers:
+                    await consumer.replaces(self._options.replaces)
+            working = [task for part in self._parts for task in part.start()]
+            try:
+                await self._until_stopped(stop, working)
+            except asyncio.CancelledError:
+                # Cancelled from outside, inside another program: drain all the same, then give way.
+                await asyncio.shield(self._drain())
+                raise
+            return await self._drain()
+
+    async def _begin_beating(self) -> None:
+        """Nothing is read before the first heartbeat: a consumer without one might be taken for dead."""
+        memberships = [consumer.membership for consumer in self._consumers]
+        if not memberships:
+            return
+        loop = asyncio.get_running_loop()
+        who = f"{os.getpid()} {int(time() * 1000)} {platform.node() or 'host'}"
+        self._heartbeat = Heartbeat(
+            self._broker.pulse(self.name), memberships, who,
+            stuck_after=self._options.stuck_after, stuck=_end_stuck_process,
+            beaten=lambda: _call_soon(loop, self._on_beat),
+        )  # fmt: skip
+        self._heartbeat.start()
+        await self._beaten.wait()
+
+    def _on_beat(self) -> None:
+        self._beaten.set()
+        for consumer in self._consumers:
+            consumer.wake()
+
+    async def _tick_loop(self) -> None:
+        while True:
+            if self._heartbeat is not None:
+                self._heartbeat.loop_is_alive()
+            await asyncio.sleep(_LOOP_TICK)
+
+    async def _until_stopped(self, stop: asyncio.Event, working: list[asyncio.Task[None]]) -> None:
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+        if self._options.burst:
+            waits.append(asyncio.create_task(Burst(self._consumers, self._broadcasts).over()))
+        try:
+            done, _ = await asyncio.wait([*waits, *working], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task  # raises what ended it: a bug of ours, or a burst that cannot end
+        finally:
+            for task in waits:
+                task.cancel()
+
+    async def _drain(self) -> bool:
+        deadline = monotonic() + self._options.shutdown_timeout
+        log.info("worker.draining", consumer=self.name, in_flight=sum(len(part.flight) for part in self._parts))
+        drained = await asyncio.gather(*(part.drain(deadline) for part in self._parts))
+        return all(drained)
+
+    async def _leave(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            while self._heartbeat.is_alive():  # a beat under way would bring the consumer back
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*(consumer.leave() for consumer in self._consumers))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What became of all deliveries, summed over the groups."""
+        total: dict[str, int] = {}
+        for part in self._parts:
+            for name in part.counts.__slots__:
+                total[name] = total.get(name, 0) + getattr(part.counts, name)
+        return total
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(callback)
+    except RuntimeError:
+        pass  # the loop was closed between the beat and now
+
+
+def _end_stuck_process(seconds: float) -> None:
+    """The event loop stands still for too long: this process serves nobody and lost what it held."""
+
+    # In a thread of its own: the blocked loop may hold the lock of a log handler.
+    def tell() -> None:
+        log.critical("loop.stuck", seconds=round(seconds), then="the process ends with 1")
+
+    last_words = threading.Thread(target=tell, daemon=True)
+    last_words.start()
+    last_words.join(1.0)
+    os._exit(1)
