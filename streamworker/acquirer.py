@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from streamworker.broker import Dead, EntryName, GroupReader, Left, Turn
 from streamworker.errors import AuthFailed, BrokerError, GroupMissing, WrongType
@@ -23,6 +23,22 @@ _AUTH_PAUSE: Final = (5.0, 30.0)
 BURST_HORIZON: Final = 60.0  # seconds; a burst waits for retries that are due within
 
 
+class Desk(Protocol):
+    """The rest of the consumer, as the acquirer knows it."""
+
+    def accept(self, deliveries: list[Delivery]) -> None:
+        """Take deliveries that are in flight now, and start what may start."""
+
+    def buffered(self) -> int:
+        """How many deliveries wait for a slot."""
+
+    def lose(self, delivery: Delivery, owner: str | None) -> None:
+        """A delivery is not pending for us any more; ``owner`` is who has it now."""
+
+    def dead(self) -> tuple[Dead, ...]:
+        """The dead consumers of the group, as the heartbeat sees them."""
+
+
 class Acquirer:
     """Turn, read, audit: strictly one after the other.
 
@@ -30,9 +46,7 @@ class Acquirer:
         state: of the consumer.
         reader: its connection.
         isolation: what is done about suspects.
-        accept: takes deliveries that are in flight now; called once per batch.
-        lose: told of a delivery that is not pending for us any more, and who owns it now.
-        dead: the dead consumers of the group, as the heartbeat sees them.
+        desk: who takes what is brought in.
         outages: where trouble with the server is told.
     """
 
@@ -41,10 +55,7 @@ class Acquirer:
         state: State,
         reader: GroupReader,
         isolation: Isolation,
-        *,
-        accept: Callable[[list[Delivery]], None],
-        lose: Callable[[Delivery, str | None], None],
-        dead: Callable[[], tuple[Dead, ...]],
+        desk: Desk,
         outages: Outages,
     ) -> None:
         assert state.settling is not None
@@ -52,9 +63,7 @@ class Acquirer:
         self._settling = state.settling
         self._reader = reader
         self._isolation = isolation
-        self._accept = accept
-        self._lose = lose
-        self._dead = dead
+        self._desk = desk
         self._outages = outages
         self._suspect_from = suspect_from(state.group)
         self._joined = False
@@ -126,7 +135,7 @@ class Acquirer:
     async def _turn(self) -> None:
         state = self._state
         try:
-            turn = await self._reader.turn(self._room(), self._dead(), self._suspect_from)
+            turn = await self._reader.turn(self._room(), self._desk.dead(), self._suspect_from)
         except WrongType as error:  # one of our own keys: reading the stream goes on
             if not self._turn_broken:
                 log.error("turn.wrong_type", stream=state.group.stream, group=state.group.name, reason=str(error))
@@ -142,7 +151,9 @@ class Acquirer:
     def _take_turn(self, turn: Turn) -> None:
         state = self._state
         if turn.paused != self.paused:
-            log.info("group.paused" if turn.paused else "group.resumed", stream=state.group.stream, group=state.group.name)
+            log.info(
+                "group.paused" if turn.paused else "group.resumed", stream=state.group.stream, group=state.group.name
+            )
         if turn.waiting > _MAX_WAITING >= self._waiting:
             log.warning("retries.too_many", stream=state.group.stream, group=state.group.name, waiting=turn.waiting)
         if turn.trimmed:
@@ -156,8 +167,9 @@ class Acquirer:
 
     async def _read(self) -> None:
         flight = self._state.flight
-        # Reading one entry for each that ends would make a round trip per message: a quarter must be free.
-        least = max(1, flight.window // 4)
+        # Reading one entry for each that ends would make a round trip per message: a quarter must be free,
+        # unless all that is in flight runs: then a message that arrives can start at once.
+        least = max(1, flight.window // 4) if self._desk.buffered() or self._settling.acking else 1
         if self._room() < least:
             await flight.wait_for_room(least, self._until_turn())
         room = self._room()
@@ -174,7 +186,7 @@ class Acquirer:
             return
         new = [delivery for delivery in deliveries if self._state.flight.add(delivery)]
         self._state.counts.delivered += len(new)
-        self._accept(new)
+        self._desk.accept(new)
 
     async def _audit(self) -> None:
         """Compare what is pending for us with what is in flight.
@@ -194,11 +206,11 @@ class Acquirer:
                 # What has vanished (group destroyed, failover) runs on, unless our lease was over: then
                 # another worker may have finished it.
                 if delivery is not None and owner != self._state.me and (owner is not None or lease.lapsed):
-                    self._lose(delivery, owner)
+                    self._desk.lose(delivery, owner)
         await self._adopt({name: count for name, count in own.items() if name not in before})
         self._settling.audited(own, doubts)
         lease.audited(lapses)
-        self._accept([])  # what was held back may start
+        self._desk.accept([])  # what was held back may start
         self._audit_due = monotonic() + lease.seconds / 2
 
     async def _adopt(self, strays: dict[EntryName, int]) -> None:

@@ -49,9 +49,9 @@ class Broadcast:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start working; returns the tasks that must not end by themselves."""
-        self._slots.start()
+        working = self._slots.start()
         self._reading = asyncio.create_task(self._read_loop(), name=f"broadcast-{self.group.stream}")
-        return [self._reading]
+        return [*working, self._reading]
 
     async def drain(self, deadline: float) -> bool:
         """Stop reading and finish what runs and what is buffered; at the deadline cancel it."""

@@ -144,9 +144,7 @@ class Settlement(msgspec.Struct):
 class Settler(Protocol):
     """Settles deliveries of one group; many may be asked at once."""
 
-    async def settle(
-        self, acks: Sequence[Delivery], settlements: Sequence[Settlement]
-    ) -> list[bool | BrokerError]:
+    async def settle(self, acks: Sequence[Delivery], settlements: Sequence[Settlement]) -> list[bool | BrokerError]:
         """Ack and settle in one round trip; an answer per settlement, and one for all acks at the end.
 
         True: done. False: it was not ours any more, and nothing was done.

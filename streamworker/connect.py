@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from streamworker.broker import Publisher
 from streamworker.endpoint import endpoint
-from streamworker.errors import AuthFailed, Unavailable
+from streamworker.errors import AuthFailed, ConfigError, Unavailable
 from streamworker.handler import Group
 from streamworker.logs import log
 from streamworker.outage import pauses
@@ -76,6 +76,7 @@ async def run_worker(
         Unavailable: no server within ``connect_timeout``.
         ConfigError: a handler cannot be compiled, or the URL is wrong.
     """
+    _check_members(apps)
     broker = RedisBroker(url)
     groups = [group for app in apps for group in app.groups() if not options.only or group.stream in options.only]
     broadcasts = [one for app in apps for one in app.broadcasts() if not options.only or one.stream in options.only]
@@ -104,6 +105,19 @@ async def run_worker(
         drained = await worker.run(stop)
         log.info("worker.drained" if drained else "worker.drain_timed_out", consumer=worker.name, **worker.counts)
         return drained
+
+
+def _check_members(apps: Sequence[Application]) -> None:
+    """Two members of one group in one process would have one name, and take each other's entries for lost."""
+    seen: dict[tuple[str, str], Application] = {}
+    for app in apps:
+        for group in app.groups():
+            other = seen.setdefault((group.stream, group.name), app)
+            if other is not app:
+                raise ConfigError(
+                    f"apps {other.name!r} and {app.name!r} both consume stream {group.stream!r} as group {group.name!r}; "
+                    "put these handlers into one app, or give one of them a group= of its own"
+                )
 
 
 async def wait_for_server(broker: RedisBroker, timeout: float, stop: asyncio.Event) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
 from streamworker.acquirer import Acquirer
-from streamworker.broker import Broker
+from streamworker.broker import Broker, Dead
 from streamworker.errors import BrokerError
 from streamworker.failing import Failing
 from streamworker.flight import Counts, Flight
@@ -55,25 +56,24 @@ class Consumer:
         self._failing = Failing(state)
         self._slots = {one.handler.type: Slots(one, state, self._failing) for one in self._routes.invocations}
         isolation = Isolation(state, self._reader, self._routes, self._slots, self._failing)
-        self.acquirer = Acquirer(
-            state, self._reader, isolation,
-            accept=self._accept, lose=self._lose, dead=lambda: self.membership.dead, outages=outages,
-        )  # fmt: skip
+        self.acquirer = Acquirer(state, self._reader, isolation, self, outages)
         self._acquiring: asyncio.Task[None] | None = None
         self._settle_task: asyncio.Task[None] | None = None
 
     async def replaces(self, name: str) -> None:
         """Mark the consumer ``name`` as certainly dead: its supervisor saw it end."""
-        await self._reader.mark_dead(name)
+        try:
+            await self._reader.mark_dead(name)
+        except BrokerError:
+            return  # its lease will tell, later
         self.membership.marked_dead(name)
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start working; returns the tasks that must not end by themselves."""
-        for slots in self._slots.values():
-            slots.start()
+        working = [task for slots in self._slots.values() for task in slots.start()]
         self._acquiring = asyncio.create_task(self.acquirer.acquire_loop(), name=f"acquirer-{self.group}")
         self._settle_task = asyncio.create_task(self._settling.settle_loop(), name=f"settling-{self.group}")
-        return [self._acquiring, self._settle_task]
+        return [*working, self._acquiring, self._settle_task]
 
     def wake(self) -> None:
         """The lease was renewed: what waited for it may start."""
@@ -158,13 +158,12 @@ class Consumer:
 
     async def leave(self) -> None:
         """After the last heartbeat: delete the own consumer if nothing is pending, and close."""
-        try:
+        with suppress(BrokerError):  # the others will see it dead and delete it
             await self._reader.leave()
-        except BrokerError:
-            pass  # the others will see it dead and delete it
         await self._reader.close()
 
-    def _accept(self, deliveries: list[Delivery]) -> None:
+    def accept(self, deliveries: list[Delivery]) -> None:
+        """Take deliveries that are in flight now, and start what may start."""
         for delivery in deliveries:
             invocation = self._routes.find(delivery.fields)
             if invocation is None:
@@ -173,6 +172,15 @@ class Consumer:
                 self._slots[invocation.handler.type].add(delivery)
         self.wake()
 
-    def _lose(self, delivery: Delivery, owner: str | None) -> None:
+    def buffered(self) -> int:
+        """How many deliveries wait for a slot."""
+        return sum(len(slots.buffer) for slots in self._slots.values())
+
+    def dead(self) -> tuple[Dead, ...]:
+        """The dead consumers of the group, as the heartbeat sees them."""
+        return self.membership.dead
+
+    def lose(self, delivery: Delivery, owner: str | None) -> None:
+        """A delivery is not pending for us any more; ``owner`` is who has it now."""
         for slots in self._slots.values():
             slots.lose(delivery, owner)

@@ -28,8 +28,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-# This module runs in two places: in the users, and alone, without the package, as the watcher (see the last lines).
-
 _PATIENCE = 30.0  # seconds for a server to come or to go; loading a large append-only file takes some
 _WATCH_INTERVAL = 0.2  # seconds from the last user's end to the watcher noticing it
 _POLL_INTERVAL = 0.02  # seconds between two looks while somebody waits
@@ -45,11 +43,8 @@ def embedded_server(folder: Path | None = None) -> Iterator[str]:
     The server belongs to the nearest folder above with a ``pyproject.toml``, else to the nearest that has a
     ``.streamworker/`` already, else to ``folder``; all processes started below that folder share it and its data.
 
-    Args:
-        folder: where to begin; the current folder by default.
-
-    Raises:
-        ConfigError: the server is not installed or does not start; the text says what else there is.
+    ``folder`` is the current one by default. Raises ConfigError if the server is not installed or does not start;
+    the text says what else there is.
     """
     binary = _binary()
     home = _home((folder or Path.cwd()).resolve())
@@ -131,9 +126,9 @@ def _port_of_running(home: Path) -> int | None:
 
 
 def _start_watcher(home: Path, binary: Path, server: IO[bytes]) -> None:
-    log = home / "server.log"
-    fresh = not log.exists() or log.stat().st_size > _LOG_LIMIT
-    with open(log, "wb" if fresh else "ab") as output:
+    with open(home / "server.log", "ab") as output:
+        if output.tell() > _LOG_LIMIT:
+            output.truncate(0)
         # By its path, isolated and without site-packages: a quick start, and no module of the user's in the way.
         # In its own session, so that Ctrl-C in the terminal is for the user alone. The lock goes over to it.
         process = subprocess.Popen(  # noqa: S603  (our own file and the binary found above)
@@ -145,7 +140,7 @@ def _start_watcher(home: Path, binary: Path, server: IO[bytes]) -> None:
             pass_fds=[server.fileno()],
             start_new_session=True,
         )
-        process.wait()  # it forks and ends at once; the watcher proper is nobody's child
+        process.wait()  # only for the fork in the last lines
 
 
 def _last_lines(home: Path) -> str:
@@ -187,11 +182,10 @@ def _watch(binary: str, server_lock: int) -> None:
                 state = _announced(server.pid, port)
             time.sleep(_POLL_INTERVAL if state is None else _WATCH_INTERVAL)
         server.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             server.wait(_STOP_PATIENCE)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        server.kill()  # does nothing to one that has ended
+        server.wait()
 
 
 def _port() -> int:
@@ -300,5 +294,6 @@ def _wait(look: Callable[[], int | None]) -> int | None:
     return seen
 
 
+# The watcher is this file run by itself; the first process ends at once, so that the second is nobody's child.
 if __name__ == "__main__" and os.fork() == 0:
     _watch(sys.argv[2], int(sys.argv[3]))

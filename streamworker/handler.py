@@ -14,7 +14,7 @@ from streamworker.errors import ConfigError
 from streamworker.verdicts import Failure, Verdict
 
 Start: TypeAlias = str | datetime
-OnFailure: TypeAlias = Callable[[Failure], Verdict | None | Awaitable[Verdict | None]]
+OnFailure: TypeAlias = Callable[[Failure], Verdict | Awaitable[Verdict | None] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,9 @@ def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling ``function`` gives an awaitable; objects with an async ``__call__`` count."""
     while isinstance(function, partial):
         function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004  (whether it is async, not whether it is there)
+    )
 
 
 def name_of(function: Callable[..., Any]) -> str:

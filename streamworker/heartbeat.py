@@ -10,6 +10,7 @@ from typing import Final
 from streamworker.broker import Beat, Dead, Look, Pulse
 from streamworker.errors import BrokerError
 from streamworker.lease import Lease
+from streamworker.logs import Outage
 from streamworker.watch import MARKED_DEAD, Watch, heartbeat_value
 
 _LATE: Final = 2.5  # intervals between two looks after which nobody knows what happened meanwhile
@@ -26,7 +27,6 @@ class Membership:
         self.group = group
         self.lease = lease
         self.dead: tuple[Dead, ...] = ()
-        self.acknowledged = False
         self._watch = Watch(me, lease.seconds)
         self._looked = 0.0
         self._count = 0
@@ -43,7 +43,6 @@ class Membership:
             self._watch.restart()
         self._looked = now
         self.dead = self._watch.look(now, look)
-        self.acknowledged = True
         self.lease.renew(sent)
 
     def marked_dead(self, name: str) -> None:
@@ -86,6 +85,7 @@ class Heartbeat(threading.Thread):
         self._stuck_after = stuck_after
         self._stuck = stuck
         self._beaten = beaten
+        self._refused = Outage("heartbeat.refused", "heartbeat.accepted")
         self._stopping = threading.Event()
         self._loop_seen = monotonic()
 
@@ -126,12 +126,15 @@ class Heartbeat(threading.Thread):
                 membership.failed(monotonic())
             return
         now = monotonic()
-        acknowledged = False
+        refused = [look for look in looks if isinstance(look, BrokerError)]
+        if refused:  # the connection is fine, but a key or a right is not: nobody else would tell
+            self._refused.began(str(refused[0]))
+        else:
+            self._refused.ended()
         for membership, look in zip(due, looks, strict=True):
             if isinstance(look, BrokerError):
                 membership.failed(now)
             else:
                 membership.seen(sent, now, look)
-                acknowledged = True
-        if acknowledged:
+        if len(refused) < len(looks):
             self._beaten()

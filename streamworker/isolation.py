@@ -32,7 +32,9 @@ def suspect_from(group: Group) -> int:
 class Isolation:
     """Steps taken by the acquirer, on its connection and in its turn."""
 
-    def __init__(self, state: State, reader: GroupReader, routes: Routes, slots: dict[str | None, Slots], failing: Failing):
+    def __init__(
+        self, state: State, reader: GroupReader, routes: Routes, slots: dict[str | None, Slots], failing: Failing
+    ):
         self.suspect: Suspect | None = None
         self._state = state
         self._gate: Gate = state.gate

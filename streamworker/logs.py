@@ -46,7 +46,8 @@ def clean(text: str, limit: int = LIMIT) -> str:
     if not safe.isprintable():
         safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
     if len(text) > limit or len(safe) > limit:
-        return f"{safe[:limit]}… ({len(text)} characters)"
+        note = f"… ({len(text)} characters)"
+        return safe[: limit - len(note)] + note  # not longer than the limit: values are cleaned more than once
     return safe
 
 

@@ -76,5 +76,6 @@ def headers_of(fields: list[bytes]) -> dict[str, str]:
 
 
 def published_at(entry_id: bytes) -> float:
-    """The publish time that an automatic entry id carries, Unix time in seconds."""
-    return int(entry_id.partition(b"-")[0]) / 1000
+    """The publish time that an automatic entry id carries, Unix time in seconds; 0 if it is no id at all."""
+    milliseconds = entry_id.partition(b"-")[0]
+    return int(milliseconds) / 1000 if milliseconds.isdigit() else 0.0

@@ -36,6 +36,7 @@ class Settling:
         self._counts = counts
         self._name = name
         self._done: deque[Delivery] = deque()
+        self._acking = 0
         self._first: dict[EntryName, asyncio.Future[bool]] = {}
         self._failed: deque[Settlement] = deque()
         self._refused: list[Settlement] = []
@@ -74,6 +75,11 @@ class Settling:
     def in_doubt(self) -> bool:
         return self._resolved != self.doubts
 
+    @property
+    def acking(self) -> bool:
+        """Whether acks are on their way, so that there will be more room in a moment."""
+        return bool(self._acking or self._done)
+
     def audited(self, own: dict[EntryName, int], doubts: int) -> None:
         """An audit that began after doubt number ``doubts`` lists what is pending here."""
         for delivery in [delivery for delivery in self._done if (delivery.key, delivery.id) not in own]:
@@ -97,6 +103,7 @@ class Settling:
             await self._sure.wait()
             acks = [self._done.popleft() for _ in range(min(_MOST_ACKS, len(self._done)))]
             failed = self._next_failed()
+            self._acking = len(acks)
             try:
                 answers = await self._settler.settle(acks, failed)
             except Unavailable:  # done or not: the audit will tell; the acquirer tells of the outage
@@ -104,6 +111,8 @@ class Settling:
                 self._failed.extendleft(reversed(failed))
                 self.doubt()
                 continue
+            finally:
+                self._acking = 0
             *results, acked = answers
             self._take_acked(acks, acked)
             for settlement, result in zip(failed, results, strict=True):

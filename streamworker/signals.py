@@ -51,6 +51,9 @@ class Signals:
 
     def attach(self, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
         """From now on there is something to drain: the first signal sets ``stop``."""
+        # Loaded now: beside a handler that spins, the watchdog's last second would not be enough.
+        import streamworker.logs  # noqa: F401, PLC0415  (not above: the handlers are installed before anything slow)
+
         self._stop = stop
         self._loop = loop
         # Started here and not by the signal: starting a thread takes locks that the interrupted code may hold.
@@ -76,10 +79,12 @@ class Signals:
             end_now(DRAIN_TIMED_OUT, self._say_why)
 
     def _say_why(self) -> None:
-        from streamworker.logs import log  # noqa: PLC0415  (structlog, which the parent of --help does without)
+        from streamworker.logs import log  # noqa: PLC0415  (see attach)
 
         log.error(
-            "worker.drain_timed_out", seconds=self._limit, hint="a handler blocks the event loop or does not return"
+            "worker.killed",
+            reason="the drain did not end in time: a handler blocks the event loop, or does not return",
+            seconds=self._limit,
         )
 
 

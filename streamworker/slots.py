@@ -64,11 +64,12 @@ class Slots:
         self._closed = False
         state.gate.when_opened(self.wake)
 
-    def start(self) -> None:
-        """Start the tasks."""
+    def start(self) -> list[asyncio.Task[None]]:
+        """Start the tasks and return them; they must not end by themselves."""
         for slot in self._slots:
             slot.task = asyncio.create_task(self._slot_loop(slot), name=f"slot-{self._handler.name}")
         self._sweeper = asyncio.create_task(self._sweep_loop(), name=f"sweeper-{self._handler.name}")
+        return [self._sweeper, *(slot.task for slot in self._slots if slot.task is not None)]
 
     def add(self, delivery: Delivery) -> None:
         """Buffer a delivery; ``wake`` is called after the last of a batch."""
@@ -271,7 +272,7 @@ def in_context(context: Context, coroutine: Coroutine[Any, Any, object]) -> Gene
         while True:
             try:
                 value = yield yielded
-            except BaseException as exc:  # noqa: BLE001  (everything thrown in is the coroutine's)
+            except BaseException as exc:  # everything thrown in is the coroutine's
                 yielded = run(coroutine.throw, exc)
             else:
                 yielded = run(coroutine.send, value)

@@ -7,7 +7,7 @@ import os
 import platform
 import threading
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any, Final
@@ -81,11 +81,12 @@ class Worker:
             stack.push_async_callback(self._leave)
             tick = asyncio.create_task(self._tick_loop(), name="tick")
             stack.callback(tick.cancel)
-            await self._begin_beating()
+            if not await self._begin_beating(stop):
+                return True
             if self._options.replaces is not None:
                 for consumer in self._consumers:
                     await consumer.replaces(self._options.replaces)
-            working = [task for part in self._parts for task in part.start()]
+            working = [tick, *(task for part in self._parts for task in part.start())]
             try:
                 await self._until_stopped(stop, working)
             except asyncio.CancelledError:
@@ -94,11 +95,14 @@ class Worker:
                 raise
             return await self._drain()
 
-    async def _begin_beating(self) -> None:
-        """Nothing is read before the first heartbeat: a consumer without one might be taken for dead."""
+    async def _begin_beating(self, stop: asyncio.Event) -> bool:
+        """Nothing is read before the first heartbeat: a consumer without one might be taken for dead.
+
+        Returns False if it was told to stop before that.
+        """
         memberships = [consumer.membership for consumer in self._consumers]
         if not memberships:
-            return
+            return True
         loop = asyncio.get_running_loop()
         who = f"{os.getpid()} {int(time() * 1000)} {platform.node() or 'host'}"
         self._heartbeat = Heartbeat(
@@ -107,7 +111,11 @@ class Worker:
             beaten=lambda: _call_soon(loop, self._on_beat),
         )  # fmt: skip
         self._heartbeat.start()
-        await self._beaten.wait()
+        waits = [asyncio.create_task(self._beaten.wait()), asyncio.create_task(stop.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        return self._beaten.is_set()
 
     def _on_beat(self) -> None:
         self._beaten.set()
@@ -117,6 +125,8 @@ class Worker:
     async def _tick_loop(self) -> None:
         while True:
             if self._heartbeat is not None:
+                if not self._heartbeat.is_alive():
+                    raise RuntimeError("the heartbeat thread ended")
                 self._heartbeat.loop_is_alive()
             await asyncio.sleep(_LOOP_TICK)
 
@@ -156,10 +166,8 @@ class Worker:
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Any) -> None:
-    try:
+    with suppress(RuntimeError):  # the loop was closed between the beat and now
         loop.call_soon_threadsafe(callback)
-    except RuntimeError:
-        pass  # the loop was closed between the beat and now
 
 
 def _end_stuck_process(seconds: float) -> None:

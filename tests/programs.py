@@ -79,11 +79,15 @@ class Program:
             self.process = subprocess.Popen(
                 dying_with_us(streamworker_command(), *words),
                 cwd=folder,
-                env={**os.environ, "JOURNAL": str(self.journal_path), **(env or {})},
+                env={**os.environ, **self._own_environment(), **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
             )
+
+    def _own_environment(self) -> dict[str, str]:
+        # Healthcheck must not see the workers of other tests.
+        return {"JOURNAL": str(self.journal_path), "STREAMWORKER_HEALTH_DIR": str(self.folder / "health")}
 
     @property
     def pid(self) -> int:

@@ -76,10 +76,9 @@ async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, sign
         token=settings.token or new_token(),
         replaces=settings.replaces,
     )
-    consumer = consumer_name(options.token or "")
 
     def started() -> None:
-        log.info("worker.started", **_who(settings, apps, where), consumer=consumer)
+        log.info("worker.started", **_who(settings, apps, where), consumer=consumer_name(options.token or ""))
 
     alive = asyncio.create_task(keep_alive(settings.health_dir or default_folder()))
     try:
@@ -88,8 +87,7 @@ async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, sign
         alive.cancel()
         await asyncio.wait([alive])
     if not drained:
-        end_now(DRAIN_TIMED_OUT, lambda: log.error("worker.drain_timed_out", seconds=settings.shutdown_timeout))
-    log.info("worker.drained", consumer=consumer)
+        end_now(DRAIN_TIMED_OUT)
 
 
 def _supervise(settings: Settings, where: Endpoint) -> int:

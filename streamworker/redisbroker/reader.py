@@ -71,15 +71,13 @@ class RedisGroupReader:
 
     async def turn(self, room: int, dead: Sequence[Dead], suspect_from: int) -> Turn:
         keys = self._keys
-        # Each source gets half of the room, so that no backlog starves another; what a turn leaves is for reading.
-        half = (room + 1) // 2
         victims: list[bytes | str] = [scripts.RELEASED, b""]
         for one in dead:
             victims += (one.name, one.value)
         now, paused, waiting, more, retries, claims, trimmed, suspect = await self._link.script(
             scripts.TURN,
             (keys.stream, keys.retry, keys.delayed, keys.consumers),
-            (self._group, self._me, half, room - half, MOVE_BYTES, suspect_from, *victims),
+            (self._group, self._me, (room + 1) // 2, room, MOVE_BYTES, suspect_from, *victims),
         )
         claimed, gone = await self.fetch({(self._both[which - 1], id): count for which, id, count in claims})
         return Turn(
@@ -87,9 +85,7 @@ class RedisGroupReader:
             paused=bool(paused),
             waiting=waiting,
             more=bool(more),
-            retries=[
-                Delivery(keys.retry, id, origin, unpack(packed), count) for id, origin, count, packed in retries
-            ],
+            retries=[Delivery(keys.retry, id, origin, unpack(packed), count) for id, origin, count, packed in retries],
             claims=claimed,
             trimmed=trimmed + gone,
             suspect=self._suspect(*suspect) if suspect else None,

@@ -130,7 +130,7 @@ return {redis.call('HGETALL', KEYS[1]), names}
 
 # What an acquirer does besides reading new entries, in one step.
 # KEYS  stream, retry, delayed, consumers
-# ARGV  1 group, 2 me, 3 room for retries, 4 room for claims, 5 bytes to move at most,
+# ARGV  1 group, 2 me, 3 room for retries and for claims each, 4 room for both, 5 bytes to move at most,
 #       6 the delivery number from which an entry of a dead consumer is a suspect,
 #       then for each dead consumer: name, value of its heartbeat that the verdict rests on
 # gives {now in ms, paused, retries waiting, more to do,
@@ -181,7 +181,7 @@ if room > 0 and redis.call('EXISTS', KEYS[2]) == 1 then
   if #retries >= room or bytes >= limit then more = 1 end
 end
 
-room = tonumber(ARGV[4])
+room = math.min(room, tonumber(ARGV[4]) - #retries)
 local claims, trimmed, suspect, scanned = {{}}, 0, {{}}, 0
 local function pending(key, start, count, victim)
   local found = redis.pcall('XPENDING', key, group, start, '+', count, victim)
@@ -189,7 +189,7 @@ local function pending(key, start, count, victim)
 end
 for at = 7, #ARGV, 2 do
   local victim, value = ARGV[at], ARGV[at + 1]
-  local free = victim == '{RELEASED}'
+  local free, before = victim == '{RELEASED}', #claims
   if free or (redis.call('HGET', KEYS[4], victim) or '') == value then
     for which = 1, 2 do
       local start = '-'
@@ -215,7 +215,8 @@ for at = 7, #ARGV, 2 do
         start = '(' .. page[#page][1]
       end
     end
-    if not free and #pending(KEYS[1], '-', 1, victim) == 0 and #pending(KEYS[2], '-', 1, victim) == 0 then
+    local emptied = #claims > before or not free
+    if emptied and #pending(KEYS[1], '-', 1, victim) == 0 and #pending(KEYS[2], '-', 1, victim) == 0 then
       -- 6.2 refuses DELCONSUMER while out of memory: another turn will do
       redis.pcall('XGROUP', 'DELCONSUMER', KEYS[1], group, victim)
       redis.pcall('XGROUP', 'DELCONSUMER', KEYS[2], group, victim)
