@@ -50,15 +50,16 @@ class Isolation:
 
     @property
     def reserved(self) -> int:
-        """Room that reading must leave for the suspect."""
-        return 1 if self.suspect is not None and self._alone is None else 0
+        """Room to be left for the next suspect: behind a closed gate nothing that is held would make any."""
+        return 1 if self.suspect is not None or self._since is not None else 0
 
     async def step(self) -> bool:
         """Go on; True says that nothing should be read meanwhile, and that a turn is due for the next suspect."""
         if self._alone is not None:
             if self._alone.alone:
                 await self._gate.silence(_STEP)
-                return self._alone.alone
+            if self._alone.alone:
+                return True
             self._alone = None
             self.suspect = None
             return True
@@ -67,6 +68,7 @@ class Isolation:
             return False
         now = monotonic()
         if now < self._not_before or self._state.flight.room < 1 or not self._state.lease.holds(now):
+            self.stop()
             return False
         if not self._gate.close(self):
             return False  # another group of this process has its turn

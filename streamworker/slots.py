@@ -190,7 +190,7 @@ class Slots:
             await in_context(context, invocation.call(body, message))
         except KeyboardInterrupt:
             raise
-        except BaseException as exc:  # noqa: BLE001  (the user's code: SystemExit and a stray cancellation are failures)
+        except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError) and not slot.stopped_by and _cancelling():
                 raise  # not the handler: this task is being cancelled
             failed = ("error", exc)
@@ -272,7 +272,7 @@ def in_context(context: Context, coroutine: Coroutine[Any, Any, object]) -> Gene
         while True:
             try:
                 value = yield yielded
-            except BaseException as exc:  # everything thrown in is the coroutine's
+            except BaseException as exc:  # noqa: BLE001  (whatever is thrown in is the coroutine's)
                 yielded = run(coroutine.throw, exc)
             else:
                 yielded = run(coroutine.send, value)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 
 from examples.flights import table
 from examples.flights.data import STREAM, Flight
 from examples.flights.load import load
+from examples.flights.results import DEPARTED, LATE, Results
 from streamworker import App, Message, Reject
 
 app = App("flights")
@@ -24,15 +26,23 @@ class Late(msgspec.Struct):
     delay: int
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the handlers find as ``app.state``."""
+
+    departed: Results
+    late: Results
+
+
 @app.lifespan
 @asynccontextmanager
-async def lifespan() -> AsyncIterator[Redis]:
-    """Publish what is missing, hand the handlers a client as ``app.state``, print the table at the end."""
+async def lifespan() -> AsyncIterator[State]:
+    """Publish what is missing before the worker begins, and print the table when it has drained."""
     assert app.url is not None  # the worker has set it to the server it runs on
-    async with Redis.from_pool(BlockingConnectionPool.from_url(app.url, max_connections=20)) as redis:
+    async with Redis.from_url(app.url) as redis:
         await table.prepare(redis)
         await load(redis)
-        yield redis
+        yield State(departed=Results(redis, DEPARTED), late=Results(redis, LATE))
         await table.print_once(redis)
 
 
@@ -44,7 +54,7 @@ async def lifespan() -> AsyncIterator[Redis]:
 async def keep_delay(flight: Flight, message: Message) -> None:
     if flight.departed is None:
         raise Reject("cancelled")
-    await app.state.hset(table.DEPARTED, message.id, f"{flight.carrier} {flight.delay}")
+    await app.state.departed.put(message.id, f"{flight.carrier} {flight.delay}")
 
 
 @app.on(STREAM, group="alerts", concurrency=100)
@@ -56,4 +66,4 @@ async def alert(flight: Flight, message: Message) -> None:
 @app.on("late", concurrency=100)
 async def keep_late(late: Late) -> None:
     # By the flight's id and not by this message's: ``alert`` may have run twice, and published twice.
-    await app.state.hset(table.LATE, late.flight, f"{late.carrier} {late.delay}")
+    await app.state.late.put(late.flight, f"{late.carrier} {late.delay}")

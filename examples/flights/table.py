@@ -1,4 +1,4 @@
-"""The results in Redis, and the table made of them."""
+"""The table, made of the results in Redis."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections import Counter
 from redis.asyncio import Redis
 
 from examples.flights.data import STREAM
+from examples.flights.results import DEPARTED, LATE
 
-DEPARTED = "flights:departed"  # hash: entry id -> "carrier delay"
-LATE = "flights:late"  # the same, of those that departed 60 minutes late or more
 DEAD = f"{{{STREAM}}}:board:dead"  # the dead letters of group ``board``, kept by streamworker
 
 # The workers of one command (``--workers 4``) have the same parent; one of them prints for all.

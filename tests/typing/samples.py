@@ -70,7 +70,7 @@ async def resources() -> AsyncIterator[dict[str, int]]:
 
 
 async def use() -> None:
-    assert_type(charge(Order(1)), Coroutine[Any, Any, None])
+    assert_type(await charge(Order(1)), None)
     assert_type(await with_message(Order(1), message()), int)
     assert_type(in_thread(Order(1)), str)
     assert_type(service, Service)

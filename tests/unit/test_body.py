@@ -52,7 +52,7 @@ class Checked(msgspec.Struct):
     name: str
 
     def __post_init__(self) -> None:
-        raise ValueError(f"bad name {self.name}")
+        raise ValueError(f"Expected no {self.name}")  # reads like a text of msgspec's own
 
 
 class Exploding(msgspec.Struct):

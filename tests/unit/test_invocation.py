@@ -129,6 +129,15 @@ async def test_a_body_without_annotation_is_any_json() -> None:
     assert await called(anything, b'{"a":[1]}') == {"a": [1]}
 
 
+async def test_constraints_of_an_annotated_body_hold() -> None:
+    async def small(number: Annotated[int, msgspec.Meta(lt=10)]) -> object:
+        return number
+
+    assert await called(small, b"9") == 9
+    with pytest.raises(UndecodableBody, match="Expected `int` <= 9"):
+        await called(small, b"10")
+
+
 async def test_a_body_may_have_a_default_and_others_keep_theirs() -> None:
     async def defaults(
         order: Order | None = None, limit: int = 3, *rest: int, flag: bool = True, **more: int

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamworker.identity import consumer_name
-from streamworker.supervisor import reap_stranger
 from tests.waiting import wait_until_sync
 
 # Each child appends one JSON line to the journal when it starts, and one when it drains, and then does as told.
@@ -34,8 +35,8 @@ def drained():
 
 with open(folder + "/lives") as file:
     lives = file.read()
-number = sum(1 for line in open(folder + "/journal") if '"starts"' in line) if os.path.exists(folder + "/journal") else 0
 journal("starts")
+number = open(folder + "/journal").read().count('"starts"') - 1
 exec(lives)
 """
 
@@ -45,8 +46,8 @@ from streamworker.cli.logging import configure
 from streamworker.supervisor import Supervisor
 import streamworker.supervisor as module
 configure("json", "debug")
-folder, workers, timeout, burst = sys.argv[1:5]
-module._MARGIN = 0.2
+folder, workers, timeout, burst, long_life = sys.argv[1:6]
+module._MARGIN, module._LONG_LIFE = 0.2, float(long_life)
 child = open(folder + "/child.py").read()
 supervisor = Supervisor(
     lambda birth: [sys.executable, "-c", child, folder, birth.token, birth.replaces or "", str(birth.pipe)],
@@ -71,12 +72,15 @@ class Line:
 class Supervised:
     """A supervisor in a process of its own, whose children live as the given code says."""
 
-    def __init__(self, folder: Path, lives: str, *, workers: int, timeout: float, burst: bool) -> None:
+    def __init__(
+        self, folder: Path, lives: str, *, workers: int, timeout: float, burst: bool, long_life: float
+    ) -> None:
         self.folder = folder
         (folder / "child.py").write_text(CHILD)
         (folder / "lives").write_text(lives)
+        words = [str(folder), str(workers), str(timeout), "burst" if burst else "-", str(long_life)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PARENT, str(folder), str(workers), str(timeout), "burst" if burst else "-"],
+            [sys.executable, "-c", PARENT, *words],
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # so that a test can send a signal to its whole group
@@ -106,8 +110,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """``start(lives)``; no child outlives the test."""
     made: list[Supervised] = []
 
-    def supervise(lives: str, *, workers: int = 2, timeout: float = 10.0, burst: bool = False) -> Supervised:
-        made.append(Supervised(tmp_path, lives, workers=workers, timeout=timeout, burst=burst))
+    def supervise(
+        lives: str, *, workers: int = 2, timeout: float = 10.0, burst: bool = False, long_life: float = 60.0
+    ) -> Supervised:
+        made.append(Supervised(tmp_path, lives, workers=workers, timeout=timeout, burst=burst, long_life=long_life))
         return made[-1]
 
     yield supervise
@@ -134,7 +140,9 @@ def test_at_a_signal_every_child_drains_once_and_the_whole_ends_with_0(start: St
     supervised.started(3)
     supervised.process.send_signal(signum)
     assert supervised.end()[0] == 0
-    assert sorted(line.pid for line in supervised.journal("drains")) == sorted(line.pid for line in supervised.started(3))
+    assert sorted(line.pid for line in supervised.journal("drains")) == sorted(
+        line.pid for line in supervised.started(3)
+    )
 
 
 def test_a_signal_to_the_whole_group_does_not_reach_the_children_twice(start: Start) -> None:
@@ -164,23 +172,33 @@ def test_a_dead_child_is_replaced_at_once_by_one_that_knows_its_name(start: Star
 def test_a_child_that_dies_again_and_again_is_started_with_growing_pauses(start: Start) -> None:
     supervised = start("if number < 4: sys.exit(1)\n" + DRAIN, workers=1)
     births = supervised.started(5)
-    pauses = [later.at - earlier.at for earlier, later in zip(births, births[1:], strict=False)]
-    assert pauses[0] < pauses[1] < pauses[2] < pauses[3]
-    assert pauses[1] >= 0.5
-    assert pauses[2] >= 1.0
-    assert pauses[3] >= 2.0
+    pauses = [later.at - earlier.at for earlier, later in pairwise(births)]
+    assert all(pause >= least for pause, least in zip(pauses, (0, 0.5, 1.0, 2.0), strict=True))
     assert [line.replaces for line in births[1:]] == [consumer_name(line.token, line.pid) for line in births[:-1]]
     supervised.process.terminate()
-    assert supervised.end()[0] == 0
+    code, log = supervised.end()
+    assert code == 0
+    assert [line["restart_in"] for line in deaths(log)] == [0.0, 0.5, 1.0, 2.0]
+
+
+def deaths(log: str) -> list[dict[str, Any]]:
+    return [line for line in map(json.loads, log.splitlines()) if line["message"] == "worker.died"]
+
+
+def test_after_a_long_life_a_death_counts_as_the_first_again(start: Start) -> None:
+    supervised = start("if number < 3: sys.exit(1)\n" + DRAIN, workers=1, long_life=0.0)
+    supervised.started(4)
+    supervised.process.terminate()
+    assert [line["restart_in"] for line in deaths(supervised.end()[1])] == [0.0, 0.0, 0.0]
 
 
 def test_a_signal_during_a_pause_ends_the_whole_at_once(start: Start) -> None:
     supervised = start("sys.exit(1)\n", workers=1)
-    supervised.started(3)
+    third = supervised.started(3)[-1]
+    wait_until_sync(lambda: not runs(third.pid))
     supervised.process.terminate()
     assert supervised.end(5)[0] == 0
-    count = len(supervised.journal("starts"))
-    assert count <= 4
+    assert len(supervised.journal("starts")) == 3
 
 
 def test_children_that_have_finished_a_burst_are_not_started_again(start: Start) -> None:
@@ -216,21 +234,26 @@ def test_a_replacement_that_finds_no_redis_is_tried_again(start: Start) -> None:
     assert supervised.end()[0] == 0
 
 
-@pytest.mark.parametrize(("codes", "whole"), [((0, 0), 0), ((0, 4), 4), ((1, 4), 4), ((0, 1), 1), ((0, 77), 1)])
+@pytest.mark.parametrize(
+    ("codes", "whole"), [((0, 0), 0), ((0, 4), 4), ((1, 4), 4), ((0, 1), 1), ((0, 77), 1), ((0, -9), 1), ((0, -15), 0)]
+)
 def test_the_exit_code_is_the_worst_of_the_children(start: Start, codes: tuple[int, int], whole: int) -> None:
-    supervised = start(DRAIN + f"sys.exit({codes}[number])\n", workers=1)
-    supervised.started(1)
-    supervised.process.terminate()
-    assert supervised.end()[0] == (codes[0] if whole == codes[0] else 0)
-
-
-def test_the_exit_code_of_several_children_is_the_worst(start: Start) -> None:
-    # Which child is which is said by a file that only the first can make.
-    lives = "mine = os.open(folder + '/first', os.O_CREAT | os.O_EXCL) if not os.path.exists(folder + '/first') else None\n"
-    supervised = start(lives + "journal('ready')\n" + DRAIN + "sys.exit(4 if mine is None else 1)\n", workers=2)
+    lives = f"""
+try:
+    os.open(folder + "/first", os.O_CREAT | os.O_EXCL)
+    code = {codes[0]}
+except FileExistsError:
+    code = {codes[1]}
+journal("ready")
+drained()
+if code < 0:
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+    supervised = start(lives)
     wait_until_sync(lambda: len(supervised.journal("ready")) == 2)
     supervised.process.terminate()
-    assert supervised.end()[0] == 4
+    assert supervised.end()[0] == whole
 
 
 def test_a_child_that_does_not_drain_is_killed_and_the_whole_ends_with_4(start: Start) -> None:
@@ -283,4 +306,3 @@ except ChildProcessError:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout, done.stderr) == ("gone\n", "")
-    assert callable(reap_stranger)
