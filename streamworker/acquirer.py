@@ -8,9 +8,9 @@ from time import monotonic
 from typing import Final, Protocol
 
 from streamworker.broker import Dead, EntryName, GroupReader, Left, Turn
-from streamworker.errors import AuthFailed, BrokerError, GroupMissing, WrongType
+from streamworker.errors import AuthFailed, BrokerError, GroupMissing, Unavailable, WrongType
 from streamworker.isolation import Isolation, suspect_from
-from streamworker.logs import log
+from streamworker.logs import Outage, log
 from streamworker.message import Delivery
 from streamworker.outage import Outages, pauses
 from streamworker.state import State
@@ -65,6 +65,7 @@ class Acquirer:
         self._isolation = isolation
         self._desk = desk
         self._outages = outages
+        self._failing = Outage("stream.failing", "stream.recovered", stream=state.group.stream, group=state.group.name)
         self._suspect_from = suspect_from(state.group)
         self._joined = False
         self._joined_before = False
@@ -102,6 +103,7 @@ class Acquirer:
             else:
                 waits = pauses()
                 self._outages.ended(self)
+                self._failing.ended()
         self._isolation.stop()
 
     async def _step(self) -> None:
@@ -247,7 +249,10 @@ class Acquirer:
         if isinstance(error, GroupMissing):  # deleted, flushed, destroyed: join again at the floor
             log.warning("group.missing", stream=group.stream, group=group.name)
             return next(waits)
-        self._outages.began(self, f"{group}: {error}")
+        if isinstance(error, Unavailable):
+            self._outages.began(self, f"{group}: {error}")
+        else:  # the server is well, but this stream is not
+            self._failing.began(str(error))
         # A server that answers with such an error may have been demoted: look for it anew.
         await self._reader.close()
         if isinstance(error, WrongType):

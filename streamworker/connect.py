@@ -115,8 +115,8 @@ def _check_members(apps: Sequence[Application]) -> None:
             other = seen.setdefault((group.stream, group.name), app)
             if other is not app:
                 raise ConfigError(
-                    f"apps {other.name!r} and {app.name!r} both consume stream {group.stream!r} as group {group.name!r}; "
-                    "put these handlers into one app, or give one of them a group= of its own"
+                    f"apps {other.name!r} and {app.name!r} both consume stream {group.stream!r} "
+                    f"as group {group.name!r}; put these handlers into one app, or give one of them a group= of its own"
                 )
 
 

@@ -214,7 +214,6 @@ def _start_server(binary: str, port: int, server_lock: int) -> subprocess.Popen[
     )
     return subprocess.Popen(  # noqa: S603  (arguments of our own)
         [binary, *options.split(), "--save", ""],
-        env={},  # an LC_ALL that the system does not know would keep it from starting
         pass_fds=[server_lock],
         preexec_fn=_end_with_parent(),  # noqa: PLW1509  (the watcher has one thread)
     )

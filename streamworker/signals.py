@@ -46,8 +46,10 @@ class Signals:
     def __exit__(self, *exc_info: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
-        self._over.set()
-        self._begun.set()
+        # Once told to end, the process has its limit to the last: a thread of the user's may keep it from exiting.
+        if not self._begun.is_set():
+            self._over.set()
+            self._begun.set()
 
     def attach(self, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
         """From now on there is something to drain: the first signal sets ``stop``."""

@@ -47,14 +47,12 @@ async def working(
         try:
             if not work.done():
                 yield
-        except BaseException as failure:
-            if work.done() and not work.cancelled():
-                failure.add_note(f"the worker had ended: {work.exception()!r}")
-            raise
         finally:
             ended = work.done()
             stop.set()
-            drained = await work
+            await asyncio.wait([work])
+        assert not work.cancelled(), "the worker ended by itself, cancelled by nobody"
+        drained = work.result()
         assert not ended, "the worker ended by itself"
         assert drained is drains
 
@@ -95,7 +93,7 @@ class Watched:
     """One group as the server sees it.
 
     Args:
-        redis: a plain client, bytes in and out.
+        redis: a plain client, bytes in and out; from now on it gives every reply as the server sends it.
         stream: the stream.
         group: the group.
     """
@@ -104,6 +102,7 @@ class Watched:
         self.keys = Keys.of(stream, group)
         self._redis = redis
         self._group = group
+        redis.response_callbacks.clear()
 
     async def do(self, *command: str | bytes | int) -> Any:
         """One command of any kind."""

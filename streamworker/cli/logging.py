@@ -105,7 +105,7 @@ def _gather(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutabl
     values = ours if isinstance(ours, dict) and record.name == "streamworker" else event
     line: dict[str, Any] = {
         "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
-        "level": record.levelname.lower(),
+        "level": logs.clean(record.levelname.lower()),
         "event": logs.plain(values.get("event")),
         "logger": logs.clean(record.name),
     }

@@ -42,7 +42,7 @@ class Settings:
     "--shutdown-timeout",
     type=click.FloatRange(min=0),
     default=25.0,
-    help="Seconds that running handlers get after SIGTERM or SIGINT.",
+    help="Seconds that running handlers get after SIGTERM or SIGINT; then they are cancelled and handed back.",
 )
 @option(
     "--connect-timeout",
@@ -88,7 +88,7 @@ def run(**options: Any) -> None:
         1    crashed
         2    usage, or the app cannot be imported
         3    no Redis within --connect-timeout, or wrong credentials
-        4    the drain took longer than --shutdown-timeout
+        4    after --shutdown-timeout something still ran, or could not be settled
         128+ the number of the second signal
     """
     # A signal must find a handler as early as possible: PID 1 of a container is sent no other.

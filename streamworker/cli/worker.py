@@ -46,6 +46,10 @@ def work(settings: Settings, signals: Signals) -> int:
     apps = load(settings.names, app_dir=settings.app_dir, only=settings.only)
     configure(settings.log_format, settings.log_level)
     with endpoint(settings.redis or inherited, [app.url for app in apps]) as where:
+        if where.embedded and settings.parent_pipe is None:
+            log.info(
+                "server.embedded", redis=str(where), reason="no Redis URL is given; --redis or a variable names one"
+            )
         if settings.workers > 1:
             return _supervise(settings, where)
         return _work_alone(settings, apps, where, signals)

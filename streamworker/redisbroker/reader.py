@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from streamworker.broker import Convicted, Dead, EntryName, Joined, Left, Suspect, Turn
-from streamworker.errors import BrokerError, GroupMissing
+from streamworker.errors import BrokerError, GroupMissing, WrongType
 from streamworker.handler import Start
 from streamworker.message import Delivery
 from streamworker.redisbroker import scripts
@@ -114,10 +114,10 @@ class RedisGroupReader:
             while True:
                 try:
                     page = await self._link.call("XPENDING", key, self._group, start, "+", _PAGE, self._me)
-                except GroupMissing:
+                except (GroupMissing, WrongType):
                     if key == self._keys.stream:
                         raise
-                    break  # no retry yet, so no retry stream
+                    break  # no retry yet, so no retry stream; or it is no stream, of which the turn tells
                 for id, _owner, _idle, count in page:
                     found[key, id] = count
                 if len(page) < _PAGE:

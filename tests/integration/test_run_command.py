@@ -109,9 +109,22 @@ def test_a_running_handler_finishes_before_the_end(program: ProgramOf, url: str,
     happened(worker, "ends", "1")
 
 
-def test_a_drain_that_does_not_end_ends_with_4(program: ProgramOf, url: str, stream: str) -> None:
-    worker = program(APP.format(stream=stream), "--shutdown-timeout", "0.5", url=url)
-    publish(url, stream, '{"id": 1, "sleep": 60}')
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('await asyncio.sleep(order.get("sleep", 0))', "await asyncio.to_thread(time.sleep, 60)"),
+        ("async def charge(order: dict)", "def charge(order: dict)"),
+    ],
+    ids=["its own thread", "a plain def"],
+)
+def test_a_thread_that_does_not_end_cannot_hold_up_the_end(
+    program: ProgramOf, url: str, stream: str, before: str, after: str
+) -> None:
+    source = APP.format(stream=stream).replace(before, after)
+    if after.startswith("def"):
+        source = source.replace('await asyncio.sleep(order.get("sleep", 0))', "time.sleep(60)")
+    worker = program(source, "--shutdown-timeout", "0.5", url=url)
+    publish(url, stream, '{"id": 1}')
     happened(worker, "starts", "1")
     worker.sigterm()
     assert worker.wait(8) == 4
@@ -256,6 +269,15 @@ def test_a_log_pipe_that_nobody_reads_stops_no_handler(url: str, stream: str, tm
         worker.terminate()
         wait_until_sync(lambda: worker.poll() is not None)
         assert worker.returncode == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_without_a_url_one_line_says_that_the_server_is_an_embedded_one(
+    program: ProgramOf, stream: str, workers: str
+) -> None:
+    worker = program(APP.format(stream=stream), "--burst", "--workers", workers)
+    assert worker.wait(30) == 0
+    assert len(lines(worker, "server.embedded")) == 1
 
 
 def test_a_published_entry_holds_the_body_as_it_is(shared_server: ServerOf, stream: str) -> None:

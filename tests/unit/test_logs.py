@@ -187,6 +187,13 @@ def test_a_value_that_cannot_be_shown_fails_nobody(collector: Collector, value: 
     assert "value" in json.loads(collector.lines[1][0])
 
 
+def test_a_level_of_the_users_is_a_text_like_any_other(collector: Collector) -> None:
+    logging.addLevelName(27, "NO\x1bTE")
+    logging.getLogger("users").log(27, "mine")
+    logging.getLogger("users").log(28, "mine")
+    assert all(line.isprintable() for lines in collector.lines[:2] for line in lines)
+
+
 def test_a_long_value_is_cut(collector: Collector) -> None:
     log.error("message.failed", value="x" * 10_000_000, text="\x1b" * 10_000_000, raised=ValueError("y" * 10_000_000))
     assert len(collector.lines[1][0]) < 4 * logs.LIMIT

@@ -55,6 +55,11 @@ async def thread_that_never_ends(stop):
     await stop.wait()
     end_now(4, lambda: say("last words"))
 
+async def thread_after_the_end(stop):
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    say("ready")
+    await stop.wait()
+
 async def full_pipe(stop):
     reading, writing = os.pipe()
     os.set_blocking(writing, True)
@@ -123,6 +128,7 @@ both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_wakes_an_idle_loop_and_drains(loop: str, signum: signal.Signals) -> None:
     with running(loop, "idle", "60") as program:
+        wait_until_sync(lambda: waits_for_events(program.process.pid))
         program.process.send_signal(signum)
         assert program.end() == (0, "drained\n")
 
@@ -151,6 +157,12 @@ def test_the_second_signal_ends_the_process_at_once(loop: str, body: str, second
         assert program.end(5) == (128 + second, "")
 
 
+def waits_for_events(pid: int) -> bool:
+    """Whether its main thread sleeps: only then a signal has to wake it, and not just to be seen in the next turn."""
+    with open(f"/proc/{pid}/stat") as status:
+        return status.read().rpartition(")")[2].split()[0] == "S"
+
+
 def pending(pid: int, signum: int) -> bool:
     with open(f"/proc/{pid}/status") as status:
         masks = dict(line.split(":\t") for line in status.read().splitlines() if line.startswith(("SigPnd", "ShdPnd")))
@@ -167,6 +179,14 @@ def test_a_thread_that_never_ends_does_not_keep_the_process() -> None:
     with running("asyncio", "thread_that_never_ends", "60") as program:
         program.process.send_signal(signal.SIGTERM)
         assert program.end() == (4, "last words\n")
+
+
+def test_a_thread_that_outlives_the_drain_keeps_the_process_no_longer_than_the_limit() -> None:
+    with running("asyncio", "thread_after_the_end", "0.1") as program:
+        program.process.send_signal(signal.SIGTERM)
+        code, text = program.end()
+        assert code == 4
+        assert "worker.killed" in text
 
 
 def test_a_full_pipe_does_not_keep_the_process() -> None:

@@ -118,12 +118,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield supervise
     for one in made:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.communicate()
+        one.process.kill()
+        one.process.wait()
         left = [line.pid for line in one.journal("starts") if runs(line.pid)]
         for pid in left:
             os.kill(pid, signal.SIGKILL)
+        one.process.communicate()
         assert not left, "children outlived their supervisor"
 
 
