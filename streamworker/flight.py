@@ -29,6 +29,8 @@ class Counts:
     adopted: int = 0
     lost: int = 0
     trimmed: int = 0
+    slow: int = 0
+    stuck: int = 0
 
 
 class Flight:

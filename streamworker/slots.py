@@ -245,6 +245,7 @@ class Slots:
                         await self._settle_stuck(slot, age)
                 elif age >= _LONG and not slot.mentioned:
                     slot.mentioned = True
+                    self._state.counts.slow += 1
                     log.warning("handler.slow", handler=self._handler.name, seconds=round(age))
 
     async def _settle_stuck(self, slot: Slot, age: float) -> None:
@@ -255,8 +256,10 @@ class Slots:
         slot.settled = True
         delivery.alone = False
         self._state.gate.leave()
+        self._state.counts.stuck += 1
         log.error("handler.stuck", handler=self._handler.name, seconds=round(age), stream=self._state.group.stream)
-        error = TimeoutError(f"ran longer than {self._handler.timeout:g} s and did not end when it was cancelled")
+        why = "did not end when it was cancelled" if self.invocation.is_async else "a thread cannot be stopped"
+        error = TimeoutError(f"ran longer than {self._handler.timeout:g} s, and {why}")
         await self._failing.failed(self._handler, delivery, "timeout", error)
 
 
