@@ -69,7 +69,8 @@ async def run_worker(
         started: called when the apps' lifespans are entered and the worker begins.
 
     Returns:
-        False if the drain's time was over before everything was finished and settled.
+        False if the drain's time was over before everything was finished and settled; what could be
+        cancelled was handed back.
 
     Raises:
         AuthFailed: the server does not take the credentials.

@@ -87,7 +87,7 @@ class Consumer:
             deadline: on the monotonic clock; then what still runs is cancelled and handed back.
 
         Returns:
-            False if something was left running or unsettled.
+            False if the deadline cut something short, or something is left running or unsettled.
         """
         self.acquirer.drain()
         unstarted: list[Delivery] = []
@@ -96,7 +96,8 @@ class Consumer:
             if monotonic() >= deadline or not (self._running() or unstarted or not self.acquirer.drained):
                 break
             await asyncio.sleep(_LOOK)
-        if self._running():
+        in_time = not self._running()
+        if not in_time:
             await self._cancel()
             await self._release(unstarted, monotonic() + _LAST)
         stuck = self._running()
@@ -105,7 +106,7 @@ class Consumer:
         if stuck or len(self.flight):
             log.warning("drain.incomplete", group=str(self.group), running=stuck, unsettled=len(self.flight))
             return False
-        return True
+        return in_time
 
     def _running(self) -> int:
         return sum(len(slots.running) for slots in self._slots.values())

@@ -152,7 +152,7 @@ class Settling:
             for delivery in acks:
                 self._acked(delivery, mine=True)
         elif acks:
-            log.error("ack_refused", group=self._name, entries=len(acks), reason=str(answer))
+            log.error("ack.refused", group=self._name, entries=len(acks), reason=str(answer))
             self._done.extend(acks)
             self.doubt()  # waits for the next audit instead of trying again at once
 
@@ -175,7 +175,7 @@ class Settling:
                 self._refused_pause = min(longest, self._refused_pause * 2 or first)
                 self._refused_until = monotonic() + self._refused_pause
                 log.error(
-                    "settlement_refused", group=self._name, id=settlement.delivery.origin.decode(),
+                    "settlement.refused", group=self._name, id=settlement.delivery.origin.decode(),
                     reason=str(result), retry_in=self._refused_pause,
                 )  # fmt: skip
             self._refused.append(settlement)

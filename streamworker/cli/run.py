@@ -88,7 +88,7 @@ def run(**options: Any) -> None:
         1    crashed
         2    usage, or the app cannot be imported
         3    no Redis within --connect-timeout, or wrong credentials
-        4    after --shutdown-timeout something still ran, or could not be settled
+        4    the drain took longer than --shutdown-timeout: what still ran was cancelled and handed back
         128+ the number of the second signal
     """
     # A signal must find a handler as early as possible: PID 1 of a container is sent no other.

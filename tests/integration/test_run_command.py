@@ -222,8 +222,12 @@ def test_the_workers_of_a_killed_parent_drain_by_themselves(program: ProgramOf, 
     publish(url, stream, '{"id": 1, "sleep": 1}')
     happened(parent, "starts", "1")
     parent.sigkill()
-    happened(parent, "ends", "1")
-    wait_until_sync(lambda: not any(alive(pid) for pid in pids), what=lambda: f"the workers end\n{parent.log}")
+    try:
+        happened(parent, "ends", "1")
+        wait_until_sync(lambda: not any(alive(pid) for pid in pids), what=lambda: f"the workers end\n{parent.log}")
+    finally:
+        for pid in filter(alive, pids):
+            os.kill(pid, signal.SIGKILL)
     assert len(lines(parent, "worker.drained")) == 2
 
 
