@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
@@ -64,7 +65,7 @@ class App:
         self._unrouted: Literal["dead-letter", "drop"] = unrouted
         self._max_body = max_body
         self._publisher: Publisher | None = None
-        self._entered: AsyncExitStack | None = None
+        self._entering: asyncio.Future[AsyncExitStack]
         self._users = 0
 
     def __repr__(self) -> str:
@@ -254,28 +255,43 @@ class App:
             )
         return self._publisher
 
-    def connected(self, publisher: Publisher | None, url: str | None) -> None:
-        """For the runtime: from now on ``publish`` goes through ``publisher``, and ``url`` is the server in use."""
-        self._publisher = publisher
-        self.url = url
+    def connected(self, publisher: Publisher | None, url: str | None) -> tuple[Publisher | None, str | None]:
+        """For the runtime: from now on ``publish`` goes through ``publisher``, and ``url`` is the server in use.
+
+        Returns what was there before, to be put back.
+        """
+        before = self._publisher, self.url
+        self._publisher, self.url = publisher, url
+        return before
 
     async def __aenter__(self) -> App:
-        if self._entered is None and self._publisher is None:
-            from streamworker.connect import publishing  # noqa: PLC0415  (the registry loads no driver)
-
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(publishing(self))
-                self._entered = stack.pop_all()
         self._users += 1
+        if self._users == 1:
+            self._entering = asyncio.ensure_future(self._enter())
+        try:
+            await asyncio.shield(self._entering)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
+
+    async def _enter(self) -> AsyncExitStack:
+        from streamworker.connect import publishing  # noqa: PLC0415  (the registry loads no driver)
+
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(publishing(self))
+            return stack.pop_all()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._users -= 1
-        if self._users == 0 and self._entered is not None:
-            entered, self._entered = self._entered, None
-            await entered.aclose()
+        if self._users == 0:  # the last one to leave, also when entering failed or was cancelled
+            entering = self._entering
+            if not entering.done():
+                await asyncio.wait([entering])
+            if not entering.cancelled() and entering.exception() is None:
+                await entering.result().aclose()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[App]:

@@ -68,6 +68,12 @@ class Broadcast:
         await self._reader.close()
         return not self._slots.running
 
+    def crash(self) -> None:
+        """Cancel everything."""
+        self._slots.end(crashed=True)
+        if self._reading is not None:
+            self._reading.cancel()
+
     async def _read_loop(self) -> None:
         waits = pauses()
         while not self._stopping:

@@ -32,7 +32,7 @@ class Application(Protocol):
 
     def broadcasts(self) -> list[Group]: ...
 
-    def connected(self, publisher: Publisher | None, url: str | None) -> None: ...
+    def connected(self, publisher: Publisher | None, url: str | None) -> tuple[Publisher | None, str | None]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,10 +195,9 @@ async def open_publisher(url: str) -> Publisher:
 
 @asynccontextmanager
 async def _connected(app: Application, publisher: Publisher, url: str) -> AsyncIterator[None]:
-    before = app.url
-    app.connected(publisher, url)
+    before = app.connected(publisher, url)
     try:
         yield
     finally:
-        app.connected(None, before)
+        app.connected(*before)
         await publisher.close()

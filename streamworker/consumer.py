@@ -157,6 +157,14 @@ class Consumer:
         for task in tasks:
             task.cancel()
 
+    def crash(self) -> None:
+        """Cancel everything; what is in flight stays pending, and others will claim it."""
+        for slots in self._slots.values():
+            slots.end(crashed=True)
+        for task in (self._acquiring, self._settle_task):
+            if task is not None:
+                task.cancel()
+
     async def leave(self) -> None:
         """After the last heartbeat: delete the own consumer if nothing is pending, and close."""
         with suppress(BrokerError):  # the others will see it dead and delete it

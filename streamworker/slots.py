@@ -6,6 +6,7 @@ import asyncio
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, Final, Literal
@@ -120,10 +121,11 @@ class Slots:
         for slot in self.running:
             self._stop(slot, "drain")
 
-    def end(self) -> None:
-        """Cancel the tasks; stuck ones are left behind."""
+    def end(self, crashed: bool = False) -> None:
+        """Cancel the tasks; stuck ones are left behind, unless the worker crashed."""
+        self._closed = True
         for slot in self._slots:
-            if slot.task is not None and slot.delivery is None:
+            if slot.task is not None and (crashed or slot.delivery is None):
                 slot.task.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -191,8 +193,8 @@ class Slots:
         except KeyboardInterrupt:
             raise
         except BaseException as exc:
-            if isinstance(exc, asyncio.CancelledError) and not slot.stopped_by and _cancelling():
-                raise  # not the handler: this task is being cancelled
+            if isinstance(exc, asyncio.CancelledError) and self._closed and not slot.stopped_by:
+                raise  # the end of the worker, not the handler's
             failed = ("error", exc)
         finally:
             slot.inside = False
@@ -200,8 +202,8 @@ class Slots:
 
     async def _over(self, slot: Slot, delivery: Delivery, failed: tuple[FailureKind, BaseException] | None) -> None:
         """The handler ended: see who ended it, and have it settled."""
-        if slot.stopped_by:
-            _uncancel()
+        if slot.task is not None and slot.task.cancelling():
+            await _uncancel(slot.task)
         if slot.settled:  # the sweeper was faster
             return
         if slot.stopped_by == "timeout":
@@ -238,6 +240,8 @@ class Slots:
             await asyncio.sleep(pause)
             now = monotonic()
             for slot in self.running:
+                if not slot.inside:  # on_failure is asked, or an ack comes first
+                    continue
                 age = now - slot.started
                 if timeout is not None and age >= timeout:
                     self._stop(slot, "timeout")
@@ -283,13 +287,12 @@ def in_context(context: Context, coroutine: Coroutine[Any, Any, object]) -> Gene
         return stop.value
 
 
-def _cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+async def _uncancel(task: asyncio.Task[None]) -> None:
+    """Take back every cancellation of the running task: the sweeper's, or the handler's own.
 
-
-def _uncancel() -> None:
-    """Take back every cancellation of this task, or its next await would raise again."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
+    One that has not been raised yet comes with the next await, also when it was taken back (before Python 3.13).
+    """
+    while task.cancelling():
         task.uncancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)

@@ -93,6 +93,10 @@ class Worker:
                 # Cancelled from outside, inside another program: drain all the same, then give way.
                 await asyncio.shield(self._drain())
                 raise
+            except BaseException:
+                for part in self._parts:
+                    part.crash()
+                raise
             return await self._drain()
 
     async def _begin_beating(self, stop: asyncio.Event) -> bool:

@@ -39,7 +39,7 @@ async def join(link: Link, keys: Keys, group: str, start: Start, joined_before: 
         how = str(start)
     waiting = await _entries_after(link, keys.stream, place, info)
     added = info.get(b"entries-added")  # 6.2 has none
-    read = () if added is None or waiting is None else ("ENTRIESREAD", max(0, added - waiting))
+    read = () if added is None else ("ENTRIESREAD", max(0, added - waiting))
     try:
         await _create(link, keys.stream, group, place, read)
     except BrokerError as error:
@@ -76,16 +76,14 @@ async def _stream_info(link: Link, stream: bytes) -> dict[bytes, Any]:
         return {}
 
 
-async def _entries_after(link: Link, stream: bytes, place: str, info: dict[bytes, Any]) -> int | None:
-    """How many entries lie behind ``place``; None on a server that keeps no such numbers."""
+async def _entries_after(link: Link, stream: bytes, place: str, info: dict[bytes, Any]) -> int:
+    """How many entries lie behind ``place``."""
     if not info:
         return 0
     if place == "0":
         return int(info[b"length"])
     if parse_id(place) >= parse_id(info[b"last-generated-id"]):
         return 0
-    if b"entries-added" not in info:
-        return None
     total = 0
     while True:
         count, place = await link.script(scripts.COUNT_AFTER, (stream,), (place, _COUNT_PAGE))

@@ -80,7 +80,11 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None and bool(self._connection.is_connected)
+        if self._connection is None or not self._connection.is_connected:
+            return False
+        # The driver does not notice that the server hung up while nobody was asking.
+        reader = self._connection._reader
+        return reader is not None and not reader.at_eof() and reader.exception() is None
 
     async def open(self) -> None:
         """Connect and log in, if that is not done.
@@ -91,6 +95,7 @@ class Link:
         """
         if self.connected:
             return
+        await self.close()
         # An instance of its own per connection: a used one may hold an unread reply.
         connection = self._class(**self._options, retry=Retry(NoBackoff(), 0))
         try:

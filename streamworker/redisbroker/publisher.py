@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
 from streamworker.body import encode
-from streamworker.errors import BrokerError, PublishError, PublishFailed, PublishUnknown, Unavailable
+from streamworker.errors import BrokerError, ConfigError, PublishError, PublishFailed, PublishUnknown, Unavailable
 from streamworker.redisbroker.link import Command, Link
 from streamworker.redisbroker.shared import NotSent, SharedLink
 
@@ -29,9 +29,10 @@ class RedisPublisher:
     async def publish(
         self, stream: str, body: Any, *, type: str | None = None, headers: Mapping[str, str] | None = None
     ) -> str:
+        key = _key(stream)
         fields = encode(body, type=type, headers=headers)
         try:
-            (reply,) = await self._shared.ask([("XADD", stream, "*", *fields)], _size(fields))
+            (reply,) = await self._shared.ask([("XADD", key, "*", *fields)], _size(fields))
         except NotSent as error:
             raise PublishError(f"not published to {stream!r}: {error}") from None
         except Unavailable as error:
@@ -48,12 +49,13 @@ class RedisPublisher:
         type: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> int:
+        key = _key(stream)
         published = 0
         batch: list[Command] = []
         size = 0
         async for body in _each(bodies):
             fields = encode(body, type=type, headers=headers)
-            batch.append(("XADD", stream, "*", *fields))
+            batch.append(("XADD", key, "*", *fields))
             size += _size(fields)
             if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                 published += await self._append(stream, batch, size, published)
@@ -76,6 +78,17 @@ class RedisPublisher:
 
     async def close(self) -> None:
         await self._shared.close()
+
+
+def _key(stream: str) -> bytes:
+    """The stream's name as bytes; what is no name is its caller's trouble, not that of the others in the batch."""
+    try:
+        key = stream.encode()
+    except (AttributeError, UnicodeEncodeError):
+        raise ConfigError(f"publish(stream=...) takes the name of a stream as text, not {stream!a}") from None
+    if not key:
+        raise ConfigError("publish(stream=...) takes the name of a stream, not an empty text")
+    return key
 
 
 def _size(fields: list[bytes]) -> int:

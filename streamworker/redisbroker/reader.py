@@ -29,7 +29,7 @@ class ReplySize:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._mean = 0.0
-        self._last = 4
+        self._last = 1
 
     def count(self, room: int) -> int:
         by_bytes = int(self._max_bytes / self._mean) if self._mean else room
@@ -39,7 +39,7 @@ class ReplySize:
         """A reply brought ``count`` entries of ``size`` bytes in all."""
         mean = size / count
         self._mean = max(mean, (self._mean + mean) / 2)
-        self._last = max(count, self._last // 2, 4)
+        self._last = max(count, self._last // 2, 1)
 
 
 def sized(entries: list[list[Any]], size: ReplySize) -> None:

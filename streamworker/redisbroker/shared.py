@@ -11,7 +11,6 @@ from typing import Any, Final, TypeAlias
 from streamworker.errors import Unavailable
 from streamworker.redisbroker.link import Link
 
-Exchange: TypeAlias = Callable[[Link], Coroutine[Any, Any, Any]]
 Batch: TypeAlias = Callable[[Link, list[Any]], Coroutine[Any, Any, list[Any]]]
 
 _PAUSES: Final = (0.1, 2.0)  # seconds between two attempts to connect: the first, and the longest
@@ -54,6 +53,7 @@ class SharedLink:
         self._pause = 0.0
         self._not_before = 0.0
         self._closing = False
+        self._under_way: list[_Asked] = []
 
     async def ask(self, what: Any, size: int = 0) -> Any:
         """Put a question and wait for its answer. Cancelling withdraws nothing.
@@ -69,6 +69,7 @@ class SharedLink:
             raise NotSent("closed")
         if self._task is None:
             self._task = asyncio.create_task(self._send_loop(), name="shared-link")
+            self._task.add_done_callback(self._ended)
         asked = _Asked(what, size)
         self._queue.append(asked)
         self._bytes += size
@@ -81,7 +82,7 @@ class SharedLink:
         self._wake.set()
         self._space.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])
         await self._link.close()
 
     async def _send_loop(self) -> None:
@@ -96,7 +97,7 @@ class SharedLink:
             except Unavailable as error:
                 self._answer(self._take(len(self._queue)), NotSent(str(error)))
                 continue
-            batch = self._take(self._batch)
+            batch = self._under_way = self._take(self._batch)
             try:
                 answers = await self._exchange(self._link, [asked.what for asked in batch])
             except Unavailable as error:
@@ -109,6 +110,14 @@ class SharedLink:
                     asked.answer.set_exception(answer)
                 else:
                     asked.answer.set_result(answer)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """However the loop ended, nobody may wait for ever; the next question starts it anew."""
+        self._task = None
+        broken = None if task.cancelled() else task.exception()
+        if broken is not None or task.cancelled():
+            self._answer(self._under_way, Unavailable(f"the connection's task ended: {type(broken).__name__}"))
+            self._answer(self._take(len(self._queue)), NotSent("the connection's task ended"))
 
     async def _open(self) -> None:
         """Connect, but not more often than the pauses allow: callers that try again at once must not hammer."""
