@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -14,6 +13,7 @@ from streamworker.handler import Group, Handler, OnFailure, Start, check, name_o
 
 if TYPE_CHECKING:
     from streamworker.broker import Publisher
+    from streamworker.connect import Entrance
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
@@ -65,8 +65,7 @@ class App:
         self._unrouted: Literal["dead-letter", "drop"] = unrouted
         self._max_body = max_body
         self._publisher: Publisher | None = None
-        self._entering: asyncio.Future[AsyncExitStack]
-        self._users = 0
+        self._entrance: Entrance | None = None
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, {len(self.handlers)} handlers)"
@@ -265,33 +264,18 @@ class App:
         return before
 
     async def __aenter__(self) -> App:
-        self._users += 1
-        if self._users == 1:
-            self._entering = asyncio.ensure_future(self._enter())
-        try:
-            await asyncio.shield(self._entering)
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
+        if self._entrance is None:
+            from streamworker.connect import Entrance  # noqa: PLC0415  (the registry loads no driver)
+
+            self._entrance = Entrance(self)
+        await self._entrance.enter()
         return self
-
-    async def _enter(self) -> AsyncExitStack:
-        from streamworker.connect import publishing  # noqa: PLC0415  (the registry loads no driver)
-
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(publishing(self))
-            return stack.pop_all()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._users -= 1
-        if self._users == 0:  # the last one to leave, also when entering failed or was cancelled
-            entering = self._entering
-            if not entering.done():
-                await asyncio.wait([entering])
-            if not entering.cancelled() and entering.exception() is None:
-                await entering.result().aclose()
+        assert self._entrance is not None
+        await self._entrance.leave()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[App]:

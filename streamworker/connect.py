@@ -172,6 +172,42 @@ async def running(apps: Sequence[Application]) -> AsyncIterator[None]:
             await work
 
 
+class Entrance:
+    """``async with app``: tasks that are in it at the same time share one connection."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._inside = 0
+        self._entering: asyncio.Future[AsyncExitStack]
+
+    async def enter(self) -> None:
+        """Connect, if nobody is inside."""
+        self._inside += 1
+        if self._inside == 1:
+            self._entering = asyncio.ensure_future(self._open())
+        try:
+            await asyncio.shield(self._entering)
+        except BaseException:
+            await self.leave()
+            raise
+
+    async def leave(self) -> None:
+        """Disconnect, if nobody else is inside; also when entering failed or was cancelled."""
+        self._inside -= 1
+        if self._inside:
+            return
+        entering = self._entering  # somebody may enter while this is closed
+        if not entering.done():
+            await asyncio.wait([entering])
+        if not entering.cancelled() and entering.exception() is None:
+            await entering.result().aclose()
+
+    async def _open(self) -> AsyncExitStack:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(publishing(self._app))
+            return stack.pop_all()
+
+
 @asynccontextmanager
 async def publishing(app: Application) -> AsyncIterator[None]:
     """Connect ``app`` for publishing; see ``async with app``."""

@@ -465,6 +465,43 @@ async def test_on_failure_may_take_its_time_and_is_asked_once(
     assert events(caplog, "handler.stuck") == []
 
 
+@pytest.mark.usefixtures("short_grace")
+async def test_on_failure_may_take_its_time_over_a_stuck_handler_while_others_time_out(
+    redis_url: str, stream: str, group: Watched
+) -> None:
+    app = App("app")
+    asked: list[str] = []
+    timed_out: list[str] = []
+    go_on = asyncio.Event()
+
+    async def store(failure: Failure) -> Drop:
+        if (b"stubborn", b"1") in failure.fields:
+            asked.append(failure.message.id)
+            await go_on.wait()
+        else:
+            timed_out.append(failure.message.id)
+        return Drop()
+
+    @app.on(stream, concurrency=2, timeout=0.1, on_failure=store)
+    async def handle(body: dict[str, str]) -> None:
+        while "stubborn" in body and not go_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await go_on.wait()
+        if "stubborn" not in body:
+            await asyncio.Event().wait()
+
+    stubborn = await group.add("stubborn", "1")
+    async with working(app, url=redis_url):
+        await wait_until(lambda: asked)
+        slow = [await group.add("slow", "1") for _ in range(2)]
+        try:
+            await wait_until(lambda: timed_out == slow, 5, "timeouts are seen to while on_failure works")
+        finally:
+            go_on.set()
+        await group.rests()
+    assert asked == [stubborn]
+
+
 # --- too old, or too long
 
 

@@ -507,6 +507,24 @@ async def test_an_entered_app_stays_connected_when_its_worker_has_come_and_gone(
         assert await app.publish(stream, b"afterwards")
 
 
+async def test_an_app_that_is_entered_while_its_worker_runs_stays_connected_when_that_has_gone(
+    redis_url: str, stream: str
+) -> None:
+    app = App("app", url=redis_url)
+    app.on(stream)(_nothing)
+    worker = app.running()
+    await worker.__aenter__()
+    await app.__aenter__()
+    assert await app.publish(stream, b"while it runs")
+    await worker.__aexit__(None, None, None)
+    try:
+        assert await app.publish(stream, b"afterwards")
+    finally:
+        await app.__aexit__(None, None, None)
+    with pytest.raises(ConfigError, match="not connected"):
+        await app.publish(stream, b"too late")
+
+
 async def test_tasks_that_enter_an_app_at_once_share_one_connection(
     redis_url: str, stream: str, group: Watched
 ) -> None:
