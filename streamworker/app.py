@@ -64,7 +64,8 @@ class App:
         self._lease = lease
         self._unrouted: Literal["dead-letter", "drop"] = unrouted
         self._max_body = max_body
-        self._publisher: Publisher | None = None
+        self._own_url = url
+        self._publishers: list[tuple[Publisher, str]] = []
         self._entrance: Entrance | None = None
 
     def __repr__(self) -> str:
@@ -248,20 +249,21 @@ class App:
         return await self._connected().publish_many(stream, bodies, type=type, headers=headers)
 
     def _connected(self) -> Publisher:
-        if self._publisher is None:
+        if not self._publishers:
             raise ConfigError(
                 f"{self!r} is not connected: publish from a handler, or inside 'async with app:' or 'app.running()'"
             )
-        return self._publisher
+        return self._publishers[-1][0]
 
-    def connected(self, publisher: Publisher | None, url: str | None) -> tuple[Publisher | None, str | None]:
-        """For the runtime: from now on ``publish`` goes through ``publisher``, and ``url`` is the server in use.
+    def connected(self, publisher: Publisher, url: str) -> None:
+        """For the runtime: from now on ``publish`` goes through ``publisher``, and ``url`` is the server in use."""
+        self._publishers.append((publisher, url))
+        self.url = url
 
-        Returns what was there before, to be put back.
-        """
-        before = self._publisher, self.url
-        self._publisher, self.url = publisher, url
-        return before
+    def disconnected(self, publisher: Publisher) -> None:
+        """For the runtime: ``publisher`` is about to close. Workers and ``async with`` may end in any order."""
+        self._publishers = [one for one in self._publishers if one[0] is not publisher]
+        self.url = self._publishers[-1][1] if self._publishers else self._own_url
 
     async def __aenter__(self) -> App:
         if self._entrance is None:

@@ -32,7 +32,9 @@ class Application(Protocol):
 
     def broadcasts(self) -> list[Group]: ...
 
-    def connected(self, publisher: Publisher | None, url: str | None) -> tuple[Publisher | None, str | None]: ...
+    def connected(self, publisher: Publisher, url: str) -> None: ...
+
+    def disconnected(self, publisher: Publisher) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,9 +233,9 @@ async def open_publisher(url: str) -> Publisher:
 
 @asynccontextmanager
 async def _connected(app: Application, publisher: Publisher, url: str) -> AsyncIterator[None]:
-    before = app.connected(publisher, url)
+    app.connected(publisher, url)
     try:
         yield
     finally:
-        app.connected(*before)
+        app.disconnected(publisher)
         await publisher.close()

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from tests.programs import Program
 from tests.servers import KINDS, Server, nothing_is_left
 
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """What tests of bad input print may hold lone surrogates, which cannot be sent between test processes."""
