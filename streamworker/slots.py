@@ -62,6 +62,7 @@ class Slots:
         self._extra: list[Slot] = []  # runs a suspect while all others wait
         self._parked: deque[asyncio.Future[None]] = deque()
         self._sweeper: asyncio.Task[None] | None = None
+        self._asides: set[asyncio.Task[None]] = set()
         self._closed = False
         state.gate.when_opened(self.wake)
 
@@ -246,13 +247,13 @@ class Slots:
                 if timeout is not None and age >= timeout:
                     self._stop(slot, "timeout")
                     if age >= timeout + _GRACE and not slot.settled:
-                        await self._settle_stuck(slot, age)
+                        self._settle_stuck(slot, age)
                 elif age >= _LONG and not slot.mentioned:
                     slot.mentioned = True
                     self._state.counts.slow += 1
                     log.warning("handler.slow", handler=self._handler.name, seconds=round(age))
 
-    async def _settle_stuck(self, slot: Slot, age: float) -> None:
+    def _settle_stuck(self, slot: Slot, age: float) -> None:
         """It runs on past timeout and grace: its message is settled as failed, the others go on without the slot."""
         delivery = slot.delivery
         if delivery is None or slot.stopped_by == "lost":
@@ -264,7 +265,10 @@ class Slots:
         log.error("handler.stuck", handler=self._handler.name, seconds=round(age), stream=self._state.group.stream)
         why = "did not end when it was cancelled" if self.invocation.is_async else "a thread cannot be stopped"
         error = TimeoutError(f"ran longer than {self._handler.timeout:g} s, and {why}")
-        await self._failing.failed(self._handler, delivery, "timeout", error)
+        # Beside the sweeper: on_failure may take its time, and other handlers run out of theirs meanwhile.
+        aside = asyncio.create_task(self._failing.failed(self._handler, delivery, "timeout", error))
+        self._asides.add(aside)
+        aside.add_done_callback(self._asides.discard)
 
 
 @types.coroutine

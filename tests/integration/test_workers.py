@@ -23,7 +23,8 @@ from tests.waiting import wait_until
 ProgramOf = Callable[..., Program]
 on_all_servers = pytest.mark.parametrize("server_kind", list(KINDS))
 
-# What the messages do is in their bodies: "s" seconds of sleep, "block" seconds of a blocked loop, "kill".
+# What the messages do is in their bodies: wait "until" a file is there, "s" seconds of sleep, "block" seconds of
+# a blocked loop, "kill".
 APP = """
 import asyncio
 from streamworker import App, Message
@@ -34,6 +35,8 @@ app = App("group", lease={lease})
 @app.on("{stream}", concurrency={concurrency}, prefetch={prefetch})
 async def handle(body: dict, message: Message) -> None:
     journal("start", body["i"], message.deliveries)
+    while body.get("until") and not os.path.exists(body["until"]):
+        await asyncio.sleep(0.02)
     await asyncio.sleep(body.get("s", 0))
     time.sleep(body.get("block", 0))
     if body.get("kill"):
@@ -121,7 +124,7 @@ async def test_sigterm_finishes_what_runs_and_hands_back_what_has_not_started(
     redis: Redis, redis_url: str, stream: str, program: ProgramOf
 ) -> None:
     watched = Watched(redis, stream, "group")
-    await publish(redis, stream, ({"i": i, "s": 2.0 if i < 10 else 0.001} for i in range(510)))
+    await publish(redis, stream, ({"i": i} | ({"until": "go-on"} if i < 10 else {}) for i in range(510)))
     first = program(source(stream), url=redis_url)
 
     async def full() -> bool:
@@ -132,8 +135,10 @@ async def test_sigterm_finishes_what_runs_and_hands_back_what_has_not_started(
     await members(watched, 2)
     told = time.monotonic()
     first.sigterm()
+    await wait_until(lambda: len(handled(first.journal)) == 500)
+    (first.folder / "go-on").touch()
     assert await first.ended() == 0
-    await wait_until(lambda: len(handled(first.journal)) == 510)
+    assert len(handled(first.journal)) == 510
     journal = first.journal
     by_first = {event.words[1] for event in of(journal, "end") if event.pid == first.pid}
     assert by_first == {str(i) for i in range(10)}, "the running ones finished"
