@@ -78,7 +78,7 @@ class Acquirer:
         self._draining = False
         self._ending = False
         self._stop = asyncio.Event()
-        self.drained = False  # nothing more comes in: the last read of a drain is over
+        self._drained = False
         self.burst = False
         self.look: tuple[float, Left] | None = None
 
@@ -86,6 +86,11 @@ class Acquirer:
         """Bring in nothing more; go on auditing, on which acks may wait. Takes effect within half a second."""
         self._draining = True
         self._stop.set()
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing more can come in: the last read is over, or the server is away."""
+        return self._drained or not self._joined
 
     def end(self) -> None:
         """Let the loop return after the step under way."""
@@ -102,8 +107,9 @@ class Acquirer:
                 await self._rest(await self._trouble(error, waits))
             else:
                 waits = pauses()
-                self._outages.ended(self)
-                self._failing.ended()
+                if not self._draining:  # which reads nothing, so it tells nothing
+                    self._outages.ended(self)
+                    self._failing.ended()
         self._isolation.stop()
 
     async def _step(self) -> None:
@@ -114,7 +120,7 @@ class Acquirer:
             await self._audit()
         if self._draining:
             self._isolation.stop()
-            self.drained = True
+            self._drained = True
             return await self._rest(0.05)
         if now >= self._turn_due:
             await self._turn()

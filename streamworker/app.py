@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from streamworker.backoff import Backoff
 from streamworker.errors import ConfigError
-from streamworker.handler import Group, Handler, OnFailure, Start, check, name_of
+from streamworker.handler import Group, Handler, OnFailure, Start, check, name_of, number
 
 if TYPE_CHECKING:
     from streamworker.broker import Publisher
@@ -49,11 +49,11 @@ class App:
         unrouted: Literal["dead-letter", "drop"] = "dead-letter",
         max_body: int = 8 * 2**20,
     ) -> None:
-        if not name or not name.isprintable():
+        if not isinstance(name, str) or not name or not name.isprintable():
             raise ConfigError(f"App({name!r}): the name is the default consumer group; give a printable one")
         if unrouted not in ("dead-letter", "drop"):
             raise ConfigError(f"App({name!r}): unrouted={unrouted!r}, but it must be 'dead-letter' or 'drop'")
-        if stuck_after <= 0 or max_body < 1:
+        if not (number(stuck_after) and number(max_body)) or stuck_after <= 0 or max_body < 1:
             raise ConfigError(f"App({name!r}): stuck_after and max_body must be more than 0")
         self.name = name
         self.url = url
@@ -120,6 +120,9 @@ class App:
             ConfigError: an option makes no sense, or contradicts another handler of the group.
         """
 
+        if callable(stream):
+            raise ConfigError(f"@app.on needs the name of a stream: @app.on('orders'), above {name_of(stream)!r}")
+
         def register(function: F) -> F:
             if not callable(function):
                 raise ConfigError(f"@app.on({stream!r}) decorates a function, not {function!r}")
@@ -135,7 +138,7 @@ class App:
                 wrong = [option for option, value in given.items() if value is not None]
                 if wrong:
                     raise ConfigError(
-                        f"handler {name!r} of stream {stream!r}: {', '.join(wrong)} make no sense with "
+                        f"handler {name!r} of stream {stream!r}: {', '.join(wrong)} make(s) no sense with "
                         "broadcast=True, which has no group, no acks and no retries"
                     )
             handler = Handler(
@@ -243,7 +246,8 @@ class App:
         """Append an entry for each body, in batches of bounded memory, and return how many.
 
         Raises:
-            PublishFailed: part of them was written; ``published`` and ``unknown`` say how many.
+            PublishFailed: part of them was written; ``published`` and ``unknown`` say how many. Its cause is
+                the body's or the iterable's error, if that was the reason.
             ConfigError: as ``publish``.
         """
         return await self._connected().publish_many(stream, bodies, type=type, headers=headers)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
 from streamworker.broker import Publisher
 from streamworker.endpoint import endpoint
-from streamworker.errors import AuthFailed, ConfigError, Unavailable
+from streamworker.errors import AuthFailed, BrokerError, ConfigError, NotPermitted, Unavailable
 from streamworker.handler import Group
 from streamworker.logs import log
 from streamworker.outage import pauses
@@ -103,11 +103,28 @@ async def run_worker(
             await stack.enter_async_context(_connected(app, broker.publisher(), url))
         for app in apps:
             if app.lifespan_function is not None:
-                app.state = await stack.enter_async_context(app.lifespan_function())
+                app.state = await stack.enter_async_context(_lifespan(app))
         started()
         drained = await worker.run(stop)
         log.info("worker.drained" if drained else "worker.drain_timed_out", consumer=worker.name, **worker.counts)
         return drained
+
+
+async def _serves(broker: RedisBroker) -> None:
+    try:
+        await broker.ping()
+    except (Unavailable, NotPermitted) as error:  # who may not PING has been answered all the same
+        if isinstance(error, Unavailable):
+            raise
+    except BrokerError as error:
+        raise ConfigError(f"the server does not take this URL: {error}") from None
+
+
+def _lifespan(app: Application) -> AbstractAsyncContextManager[Any]:
+    made = app.lifespan_function()
+    if not isinstance(made, AbstractAsyncContextManager):
+        raise ConfigError(f"the lifespan of app {app.name!r} is no async context manager; add @asynccontextmanager")
+    return made
 
 
 def _check_members(apps: Sequence[Application]) -> None:
@@ -135,7 +152,7 @@ async def wait_for_server(broker: RedisBroker, timeout: float, stop: asyncio.Eve
     told = False
     while not stop.is_set():
         try:
-            await broker.ping()
+            await _serves(broker)
         except AuthFailed:
             raise
         except Unavailable as error:
@@ -215,7 +232,7 @@ async def publishing(app: Application) -> AsyncIterator[None]:
     """Connect ``app`` for publishing; see ``async with app``."""
     with endpoint(None, [app.url]) as server:
         broker = RedisBroker(server.url)
-        await broker.ping()
+        await _serves(broker)
         async with _connected(app, broker.publisher(), server.url):
             yield
 
@@ -227,7 +244,7 @@ async def open_publisher(url: str) -> Publisher:
         Unavailable: the server cannot be reached, or does not take the credentials.
     """
     broker = RedisBroker(url)
-    await broker.ping()
+    await _serves(broker)
     return broker.publisher()
 
 

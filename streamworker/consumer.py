@@ -167,8 +167,9 @@ class Consumer:
 
     async def leave(self) -> None:
         """After the last heartbeat: delete the own consumer if nothing is pending, and close."""
-        with suppress(BrokerError):  # the others will see it dead and delete it
-            await self._reader.leave()
+        with suppress(BrokerError, TimeoutError):  # the others will see it dead and delete it
+            async with asyncio.timeout(2 * _LAST):
+                await self._reader.leave()
         await self._reader.close()
 
     def accept(self, deliveries: list[Delivery]) -> None:

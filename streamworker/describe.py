@@ -32,6 +32,17 @@ def describe_error(exception: BaseException) -> tuple[str, str]:
     return printable(_told(exception), _MOST_ERROR), _lines(_traceback(exception))
 
 
+def place_of(exception: BaseException | None) -> str:
+    """Where ``exception`` was raised: ``file:line in function``, or nothing for one that was never raised."""
+    frames = exception.__traceback__ if exception is not None else None
+    if frames is None:
+        return ""
+    while frames.tb_next is not None:
+        frames = frames.tb_next
+    code = frames.tb_frame.f_code
+    return printable(f"{code.co_filename}:{frames.tb_lineno} in {code.co_name}", _MOST_ERROR)
+
+
 def printable(value: object, most: int) -> str:
     """``str(value)`` in one line of at most ``most`` bytes of UTF-8, with control characters escaped."""
     return _cut(_text_of(value), most, " [...] ")

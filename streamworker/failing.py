@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from streamworker.broker import Settlement
-from streamworker.decide import decide, describe_error, unrouted
+from streamworker.decide import decide, unrouted
+from streamworker.describe import describe_error, place_of
 from streamworker.handler import Handler
 from streamworker.logs import Suppressor, log
 from streamworker.message import Delivery, published_at
@@ -94,7 +95,8 @@ class Failing:
             "reason": outcome.reason,
         }
         if error:
-            details["error"] = error
+            details["error"] = error  # its text may quote the payload: that goes to the dead stream only
+            details["at"] = place_of(outcome.exception)
         if outcome.kind == "retry":
             details["retry_in"] = round(outcome.delay, 3)
         if left_out:

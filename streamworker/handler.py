@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -85,23 +86,36 @@ def check(handler: Handler) -> None:
             value = getattr(handler, option)
             raise ConfigError(f"{handler}: {option}={value!r}, but it must be {what}")
 
-    wants(bool(handler.stream) and handler.stream.isprintable(), "stream", "a name of printable characters")
-    wants(handler.group is None or bool(handler.group), "group", "a name")
+    def name(value: object) -> bool:
+        return isinstance(value, str) and bool(value) and value.isprintable()
+
+    wants(name(handler.stream), "stream", "a name of printable characters")
+    wants(handler.group is None or name(handler.group), "group", "a name of printable characters")
+    wants(handler.type is None or isinstance(handler.type, str), "type", "a text")
     wants(isinstance(handler.concurrency, int) and handler.concurrency >= 1, "concurrency", "1 or more")
     wants(
         handler.prefetch is None or (isinstance(handler.prefetch, int) and handler.prefetch >= 1),
         "prefetch",
         "1 or more: the most messages held at once, running ones included",
     )
-    wants(0.5 <= handler.lease <= 86_400, "lease", "between 0.5 and 86400 seconds")
-    wants(handler.timeout is None or handler.timeout > 0, "timeout", "more than 0 seconds")
+    wants(number(handler.lease) and 0.5 <= handler.lease <= 86_400, "lease", "between 0.5 and 86400 seconds")
+    wants(
+        handler.timeout is None or (number(handler.timeout) and handler.timeout > 0), "timeout", "more than 0 seconds"
+    )
     wants(isinstance(handler.max_deliveries, int) and handler.max_deliveries >= 1, "max_deliveries", "1 or more")
-    wants(handler.max_age is None or handler.max_age > 0, "max_age", "more than 0 seconds")
+    wants(
+        handler.max_age is None or (number(handler.max_age) and handler.max_age > 0), "max_age", "more than 0 seconds"
+    )
     wants(isinstance(handler.retry, Backoff), "retry", "a Backoff(...)")
     wants(handler.ack in ("after", "before"), "ack", "'after' or 'before'")
     wants(handler.on_failure is None or callable(handler.on_failure), "on_failure", "a function")
     wants(handler.body is None or bool(handler.body), "body", "'fields' or the name of a field")
     _check_start(handler)
+
+
+def number(value: object) -> bool:
+    """Whether an option is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _check_start(handler: Handler) -> None:

@@ -85,7 +85,7 @@ class Heartbeat(threading.Thread):
         self._stuck_after = stuck_after
         self._stuck = stuck
         self._beaten = beaten
-        self._refused = Outage("heartbeat.refused", "heartbeat.accepted")
+        self._refused = Outage("heartbeat.refused", "heartbeat.accepted", then="nothing new is started")
         self._stopping = threading.Event()
         self._loop_seen = monotonic()
 

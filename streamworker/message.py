@@ -53,9 +53,6 @@ class Delivery(msgspec.Struct, eq=False):
     alone: bool = False
 
 
-_OWN = (b"data", b"type", b"content-type")
-
-
 def field(fields: list[bytes], name: bytes) -> bytes | None:
     """The value of the first field called ``name`` in a flat list, or None."""
     for at in range(0, len(fields) - 1, 2):
@@ -64,14 +61,21 @@ def field(fields: list[bytes], name: bytes) -> bytes | None:
     return None
 
 
-def headers_of(fields: list[bytes]) -> dict[str, str]:
-    """The fields that are headers, as text; what is not UTF-8 is shown with replacement characters."""
-    if field(fields, b"data") is None:
-        return {}  # a flat record: its fields are the body
+def headers_of(fields: list[bytes], source: str | None = None) -> dict[str, str]:
+    """The fields that are headers, as text; what is not UTF-8 is shown with replacement characters.
+
+    Args:
+        fields: the entry's, flat.
+        source: where the handler takes the body from, its ``body=`` option. A flat record has no headers:
+            all its fields are the body.
+    """
+    if source == "fields" or (source is None and field(fields, b"data") is None):
+        return {}
+    own = ((source or "data").encode(), b"type", b"content-type")
     return {
         fields[at].decode(errors="replace"): fields[at + 1].decode(errors="replace")
         for at in range(0, len(fields) - 1, 2)
-        if fields[at] not in _OWN and not fields[at].startswith(b"sw-")
+        if fields[at] not in own and not fields[at].startswith(b"sw-")
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Generator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from time import monotonic
+from types import TracebackType
 from typing import Any, Final, Literal
 
 from streamworker.body import size_of
@@ -196,7 +197,7 @@ class Slots:
         except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError) and self._closed and not slot.stopped_by:
                 raise  # the end of the worker, not the handler's
-            failed = ("error", exc)
+            failed = ("error", exc.with_traceback(_users_part(exc.__traceback__)))
         finally:
             slot.inside = False
         return await self._over(slot, delivery, failed)
@@ -289,6 +290,14 @@ def in_context(context: Context, coroutine: Coroutine[Any, Any, object]) -> Gene
                 yielded = run(coroutine.send, value)
     except StopIteration as stop:
         return stop.value
+
+
+def _users_part(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback without our own frames at its beginning."""
+    found = frames
+    while found is not None and found.tb_frame.f_globals.get("__package__") == __package__:
+        found = found.tb_next
+    return found if found is not None else frames
 
 
 async def _uncancel(task: asyncio.Task[None]) -> None:

@@ -52,7 +52,7 @@ class State:
             group=self.group.name,
             handler=handler.name,
             type=None if kind is None else kind.decode(errors="replace"),
-            headers=headers_of(delivery.fields),
+            headers=headers_of(delivery.fields, handler.body),
             deliveries=delivery.deliveries,
             published=published_at(delivery.origin),
             consumer=self.me,

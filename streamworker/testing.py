@@ -130,7 +130,7 @@ def _message_of(handler: Handler, fields: list[bytes], deliveries: int, age: flo
         group=handler.group or "",
         handler=handler.name,
         type=None if kind is None else kind.decode(errors="replace"),
-        headers=headers_of(fields),
+        headers=headers_of(fields, handler.body),
         deliveries=deliveries,
         published=published,
         consumer=_CONSUMER,

@@ -23,6 +23,7 @@ from streamworker.identity import consumer_name, new_token
 from streamworker.logs import log
 from streamworker.outage import Outages
 
+_LAST_BEAT: Final = 1.0  # seconds to wait for it, when the server does not answer
 _LOOP_TICK: Final = 0.5  # seconds between two proofs that the event loop lives
 
 
@@ -155,7 +156,8 @@ class Worker:
     async def _leave(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.stop()
-            while self._heartbeat.is_alive():  # a beat under way would bring the consumer back
+            end = monotonic() + _LAST_BEAT
+            while self._heartbeat.is_alive() and monotonic() < end:  # a beat under way would bring the consumer back
                 await asyncio.sleep(0.01)
         await asyncio.gather(*(consumer.leave() for consumer in self._consumers))
 

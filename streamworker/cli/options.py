@@ -18,6 +18,14 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, envvar=variable, show_envvar=True, **settings)
 
 
+def seconds(value: str) -> float:
+    """A finite number of seconds, 0 or more."""
+    number = float(value)  # click tells of a ValueError
+    if not 0 <= number < 10**9:
+        raise click.BadParameter(f"{value!r} is not a number of seconds, 0 or more")
+    return number
+
+
 # No variable of click's: App(url=) comes between the option and the variables.
 redis_option = click.option(
     "--redis",

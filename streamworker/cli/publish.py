@@ -55,10 +55,17 @@ def publish(stream: str, body: str, type_: str | None, headers: Mapping[str, str
 
     # What the shell gave, byte for byte, whatever its encoding.
     data = sys.stdin.buffer.read() if body == "-" else os.fsencode(body)
-    click.echo(anyio.run(_publish, stream, data, type_, headers, redis))
+    text: str | bytes
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data
+    click.echo(anyio.run(_publish, stream, text, type_, headers, redis))
 
 
-async def _publish(stream: str, body: bytes, type_: str | None, headers: Mapping[str, str], redis: str | None) -> str:
+async def _publish(
+    stream: str, body: str | bytes, type_: str | None, headers: Mapping[str, str], redis: str | None
+) -> str:
     from streamworker.connect import open_publisher  # noqa: PLC0415  (--help loads nothing)
     from streamworker.endpoint import endpoint  # noqa: PLC0415
 

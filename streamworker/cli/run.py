@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from streamworker.cli.options import health_dir_option, option, redis_option
+from streamworker.cli.options import health_dir_option, option, redis_option, seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +40,15 @@ class Settings:
 @option("--burst", is_flag=True, help="End when all there is has been handled and settled, retries included.")
 @option(
     "--shutdown-timeout",
-    type=click.FloatRange(min=0),
+    type=seconds,
+    metavar="SECONDS",
     default=25.0,
     help="Seconds that running handlers get after SIGTERM or SIGINT; then they are cancelled and handed back.",
 )
 @option(
     "--connect-timeout",
-    type=click.FloatRange(min=0),
+    type=seconds,
+    metavar="SECONDS",
     default=60.0,
     help="Seconds to wait for Redis at the start; later it is waited for without a limit.",
 )

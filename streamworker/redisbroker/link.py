@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -19,6 +20,7 @@ Argument: TypeAlias = bytes | str | int
 Command: TypeAlias = Sequence[Argument]
 
 CONNECT_TIMEOUT: Final = 5.0
+_LATE: Final = 0.25  # seconds
 # hiredis gives lists of lists and bytes with RESP2; RESP3 would turn some replies into dicts, which lose
 # duplicate field names. The driver's own retries are off: a transparent retry runs a command twice.
 _OPTIONS: Final[dict[str, Any]] = {
@@ -58,6 +60,10 @@ def driver_options(url: str) -> tuple[type[Any], dict[str, Any]]:
     options = {**pool.connection_kwargs, **_OPTIONS}
     if "unix" in url.partition(":")[0]:
         options.pop("socket_keepalive")
+    try:
+        pool.connection_class(**options)
+    except TypeError as error:
+        raise ConfigError(f"the Redis URL has an option that the driver does not know: {error}") from None
     return pool.connection_class, options
 
 
@@ -154,7 +160,7 @@ class Link:
         connection = self._connection
         assert connection is not None
         try:
-            async with asyncio.timeout(self._timeout + block):
+            async with _limit(self._timeout + block):
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
                 return [await _reply(connection) for _ in commands]
         except (RedisError, OSError, TimeoutError, EOFError) as error:
@@ -163,6 +169,31 @@ class Link:
         except BaseException:
             await self.close()
             raise
+
+
+@asynccontextmanager
+async def _limit(seconds: float) -> AsyncIterator[None]:
+    """A timeout that does not take a reply for lost because the event loop stood still.
+
+    After a handler has blocked the loop, timers that ran out meanwhile come before replies that are there.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    timers: list[asyncio.TimerHandle] = []
+    async with asyncio.timeout(None) as timeout:
+
+        def expire(again: bool) -> None:
+            if again and loop.time() - end > _LATE:
+                timers.append(loop.call_later(_LATE, expire, False))
+            else:
+                timeout.reschedule(loop.time())
+
+        timers.append(loop.call_at(end, expire, True))
+        try:
+            yield
+        finally:
+            for timer in timers:
+                timer.cancel()
 
 
 async def _reply(connection: AbstractConnection) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
@@ -53,13 +54,20 @@ class RedisPublisher:
         published = 0
         batch: list[Command] = []
         size = 0
-        async for body in _each(bodies):
-            fields = encode(body, type=type, headers=headers)
-            batch.append(("XADD", key, "*", *fields))
-            size += _size(fields)
-            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
-                published += await self._append(stream, batch, size, published)
-                batch, size = [], 0
+        try:
+            async for body in _each(bodies):
+                fields = encode(body, type=type, headers=headers)
+                batch.append(("XADD", key, "*", *fields))
+                size += _size(fields)
+                if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+                    published += await self._append(stream, batch, size, published)
+                    batch, size = [], 0
+        except PublishFailed:
+            raise
+        except Exception as error:  # a body that cannot be encoded, or what the user's iterable raised
+            if not published:
+                raise
+            raise PublishFailed(f"publishing to {stream!r}: {builtins.type(error).__name__}", published, 0) from error
         if batch:
             published += await self._append(stream, batch, size, published)
         return published

@@ -13,6 +13,7 @@ from streamworker.redisbroker.link import Link
 
 Batch: TypeAlias = Callable[[Link, list[Any]], Coroutine[Any, Any, list[Any]]]
 
+_LAST: Final = 1.0  # seconds that closing may take, when the server does not answer
 _PAUSES: Final = (0.1, 2.0)  # seconds between two attempts to connect: the first, and the longest
 
 
@@ -82,7 +83,9 @@ class SharedLink:
         self._wake.set()
         self._space.set()
         if self._task is not None:
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=_LAST)
+            if self._task is not None:
+                self._task.cancel()
         await self._link.close()
 
     async def _send_loop(self) -> None:
