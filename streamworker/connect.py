@@ -123,6 +123,8 @@ async def _serves(broker: RedisBroker) -> None:
 def _lifespan(app: Application) -> AbstractAsyncContextManager[Any]:
     made = app.lifespan_function()
     if not isinstance(made, AbstractAsyncContextManager):
+        if asyncio.iscoroutine(made):
+            made.close()  # or Python warns that it was never awaited
         raise ConfigError(f"the lifespan of app {app.name!r} is no async context manager; add @asynccontextmanager")
     return made
 

@@ -92,6 +92,9 @@ class Consumer:
         self.acquirer.drain()
         unstarted: list[Delivery] = []
         while True:
+            if self._acquiring is not None and self._acquiring.done():
+                self.crash()  # the program around us ends and has cancelled our tasks: nothing can be settled
+                return False
             await self._release(unstarted, deadline)
             if monotonic() >= deadline or not (self._running() or unstarted or not self.acquirer.drained):
                 break

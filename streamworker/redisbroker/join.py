@@ -39,7 +39,9 @@ async def join(link: Link, keys: Keys, group: str, start: Start, joined_before: 
         how = str(start)
     waiting = await _entries_after(link, keys.stream, place, info)
     added = info.get(b"entries-added")  # 6.2 has none
-    read = () if added is None else ("ENTRIESREAD", max(0, added - waiting))
+    # A place beyond the last id: the server would count what is skipped as lag for ever.
+    ahead = bool(info) and parse_id(place) > parse_id(info[b"last-generated-id"])
+    read = () if added is None or ahead else ("ENTRIESREAD", max(0, added - waiting))
     try:
         await _create(link, keys.stream, group, place, read)
     except BrokerError as error:

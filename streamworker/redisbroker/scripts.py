@@ -106,8 +106,10 @@ for at = 2, 3 do
     if pending[1] > 0 then
       for _, consumer in ipairs(pending[4]) do names[#names + 1] = consumer[1] end
       local ms, seq = string.match(pending[2], '^(%d+)-(%d+)$')
-      -- numbers in Lua are exact up to 2^53; what lies above that repeats some entries, and loses none
-      if seq == '0' then
+      -- numbers in Lua are exact up to 2^53; above that the floor stays too low, which repeats, and loses none
+      if #ms > 15 then
+        floor = nil
+      elseif seq == '0' then
         floor = ms == '0' and '0-0' or string.format('%.0f-18446744073709551615', ms - 1)
       elseif #seq > 15 then
         floor = ms .. '-0'

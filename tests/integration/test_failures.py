@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from streamworker import App, Backoff, Drop, Failure, Message, Reject, Retry
-from tests.running import Watched, events, everything_logged, on_all_servers, working
+from tests.running import Watched, burst, events, everything_logged, on_all_servers, working
 from tests.waiting import wait_until
 
 SOON = Backoff(first=0.01, factor=1, jitter=0)
@@ -827,3 +827,21 @@ async def test_with_ack_before_a_message_is_delivered_at_most_once(
     assert pending == [0, 0, 0, 0]
     assert await group.letters() == []
     assert len(events(caplog, "message.dropped")) >= 1
+
+
+async def test_the_log_says_where_an_error_was_raised_and_the_traceback_begins_there(
+    redis_url: str, stream: str, group: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("app")
+
+    @app.on(stream, max_deliveries=1)
+    async def handle(body: str) -> None:
+        raise ValueError
+
+    await group.add("data", "x")
+    await burst(app, url=redis_url)
+    (line,) = events(caplog, "message.dead_lettered")
+    assert "test_failures.py" in line["at"]
+    assert line["at"].endswith("in handle")
+    (letter,) = await group.letters()
+    assert "slots.py" not in letter.facts["sw-traceback"]

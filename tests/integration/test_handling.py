@@ -626,3 +626,30 @@ async def test_never_more_than_prefetch_messages_are_held(
         await group.rests()
     assert len({message.id for message in seen}) == len(seen) == 30
     await group.check_nothing_is_left()
+
+
+async def test_a_body_of_its_own_field_is_no_header_and_the_other_fields_are(
+    redis_url: str, stream: str, redis: Redis
+) -> None:
+    app = App("app")
+    seen: list[dict[str, str]] = []
+
+    @app.on(stream, body="payload")
+    async def handle(body: dict[str, int], message: Message) -> None:
+        seen.append(message.headers)
+
+    await redis.xadd(stream, {"payload": '{"a":1}', "tenant": "x", "data": "y"})
+    await redis.xadd(stream, {"payload": '{"a":1}', "tenant": "x", "type": "t"})
+    await burst(app, url=redis_url)
+    assert seen == [{"tenant": "x", "data": "y"}, {"tenant": "x"}]
+
+
+async def test_a_lifespan_that_is_no_context_manager_is_told(redis_url: str, stream: str) -> None:
+    app = App("app")
+    app.on(stream)(lambda body: None)
+
+    @app.lifespan  # type: ignore[type-var]
+    async def forgotten() -> None: ...
+
+    with pytest.raises(ConfigError, match="asynccontextmanager"):
+        await burst(app, url=redis_url)

@@ -459,3 +459,21 @@ async def _gone(server: Server) -> None:
     assert await reader.read() == b""
     writer.close()
     await writer.wait_closed()
+
+
+async def test_bodies_that_end_in_an_error_leave_word_of_how_many_were_published(
+    redis_url: str, stream: str, group: Watched
+) -> None:
+    def bodies() -> Iterator[Order]:
+        yield from (Order(number) for number in range(1_200))
+        raise KeyError(CANARY)
+
+    async with App("app", url=redis_url) as app:
+        with pytest.raises(PublishFailed) as failed:
+            await app.publish_many(stream, bodies())
+        assert isinstance(failed.value.__cause__, KeyError)
+        assert CANARY not in str(failed.value)
+        assert failed.value.unknown == 0
+        assert failed.value.published == await group.do("XLEN", stream) == 1_000
+        with pytest.raises(ValueError, match="invalid literal"):
+            await app.publish_many(stream, (number / 0 if number else int('x') for number in range(2)))

@@ -257,6 +257,29 @@ async def test_a_worker_drains_while_the_server_is_away(
     assert await worker.ended(8) == 4, "its ack could not be flushed, and that is said"
 
 
+async def test_a_worker_with_nothing_in_flight_ends_soon_although_the_server_is_away(
+    own_server: Server, own_redis: Redis, stream: str, program: ProgramOf
+) -> None:
+    worker = program(source(stream), url=own_server.url)
+    await members(Watched(own_redis, stream, "group"), 1)
+    own_server.kill()
+    await wait_until(lambda: "redis.unavailable" in worker.log)
+    worker.sigterm()
+    assert await worker.ended(12) == 0, "and not after the 25 s that running handlers would get"
+
+
+async def test_a_handler_that_blocks_the_loop_is_no_outage(
+    redis: Redis, redis_url: str, stream: str, program: ProgramOf
+) -> None:
+    worker = program(source(stream, lease=15), url=redis_url)
+    await members(Watched(redis, stream, "group"), 1)
+    await publish(redis, stream, [{"i": 0, "block": 5}])  # longer than a read and its reply may take
+    await wait_until(lambda: handled(worker.journal))
+    await publish(redis, stream, [{"i": 1}])
+    await wait_until(lambda: len(handled(worker.journal)) == 2)
+    assert "redis.unavailable" not in worker.log
+
+
 async def test_a_server_killed_and_started_again_loses_nothing_and_stops_nobody(
     own_server: Server, own_redis: Redis, stream: str, program: ProgramOf
 ) -> None:

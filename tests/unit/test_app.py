@@ -277,3 +277,24 @@ def test_the_jitter_spreads_pauses_also_at_the_longest() -> None:
     late = [backoff.delay(50) for _ in range(500)]
     assert 8 <= min(early) < 9 < 11 < max(early) <= 12
     assert 66 < min(late) < 75 < 92 < max(late) <= 100
+
+
+def test_a_decorator_without_its_parentheses_is_told_what_is_missing() -> None:
+    app = App("app")
+    with pytest.raises(ConfigError, match=r"@app\.on\('orders'\)"):
+
+        @app.on  # type: ignore[arg-type]
+        async def charge(order: dict[str, int]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": "5"}, {"lease": None, "max_age": "1"}, {"group": "a\nb"}, {"type": b"x"}, {"group": 5}]
+)
+def test_an_option_of_the_wrong_type_is_a_config_error(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        App("app").on("orders", **wrong)(lambda order: None)
+
+
+def test_a_name_that_is_no_text_is_a_config_error() -> None:
+    with pytest.raises(ConfigError):
+        App(5)  # type: ignore[arg-type]

@@ -224,3 +224,20 @@ def test_a_healthy_worker_lets_healthcheck_end_with_0_and_a_stuck_one_with_1(tmp
     assert (code, out) == (1, "")
     assert f"unhealthy: the event loop stands still: process {os.getpid()}" in err
     file.remove()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "soon"])
+def test_a_time_that_is_none_is_refused(value: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    code, _, said = call("run", "app:app", "--shutdown-timeout", value, folder=tmp_path)
+    assert code == 2
+    assert "--shutdown-timeout" in said
+
+
+@pytest.mark.parametrize("words", [("run", "app:app"), ("publish", "orders", "{}")])
+def test_a_url_with_an_option_that_nobody_knows_is_one_message(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    code, _, said = call(*words, "--redis", nobody() + "?foo=1", folder=tmp_path)
+    assert code == 2
+    assert "foo" in said
+    assert "Traceback" not in said
