@@ -73,6 +73,7 @@ class Acquirer:
         self._audit_due = 0.0
         self._turn_broken = False
         self._more = False
+        self._strays = False
         self.paused = False
         self._waiting = 0
         self._draining = False
@@ -116,19 +117,24 @@ class Acquirer:
         if not self._joined:
             await self._join()
         now = monotonic()
-        if now >= self._audit_due or self._settling.in_doubt or self._state.lease.lapsed:
+        strays_fit = self._strays and self._state.flight.room > 0
+        if now >= self._audit_due or strays_fit or self._settling.in_doubt or self._state.lease.lapsed:
             await self._audit()
         if self._draining:
             self._isolation.stop()
             self._drained = True
             return await self._rest(0.05)
         if now >= self._turn_due:
+            if not self._state.flight.room:  # the next room is for the turn: reading would leave none for ever
+                return await self._state.flight.wait_for_room(1, _TURN)
             await self._turn()
         if await self._isolation.step():
             self._turn_due = 0.0 if self._isolation.suspect is None else self._turn_due
             return None
         if self.paused or self._waiting > _MAX_WAITING:
             return await self._rest(self._until_turn())
+        if not self._state.lease.holds(monotonic()):
+            return await self._rest(self._until_turn())  # what may not be started is not fetched either
         return await self._read()
 
     async def _join(self) -> None:
@@ -179,9 +185,9 @@ class Acquirer:
         # unless all that is in flight runs: then a message that arrives can start at once.
         least = max(1, flight.window // 4) if self._desk.buffered() or self._settling.acking else 1
         if self._room() < least:
-            await flight.wait_for_room(least, self._until_turn())
+            await flight.wait_for_room(least + self._kept, self._until_turn())
         room = self._room()
-        if room == 0 or (self._draining and not self._ending):
+        if room == 0 or self._draining or monotonic() >= self._turn_due:
             return
         block = 0.0 if self._more else min(_BLOCK, self._until_turn())
         deliveries = await self._reader.read(room, block)
@@ -223,6 +229,7 @@ class Acquirer:
 
     async def _adopt(self, strays: dict[EntryName, int]) -> None:
         room = self._state.flight.room
+        self._strays = len(strays) > room
         if not strays or not room:
             return
         found, trimmed = await self._reader.fetch(dict(list(strays.items())[:room]))
@@ -239,8 +246,13 @@ class Acquirer:
         else:
             self.look = (monotonic(), await self._reader.left(BURST_HORIZON))
 
+    @property
+    def _kept(self) -> int:
+        """Room that nothing new may take: for the next suspect, and for strays that did not fit."""
+        return self._isolation.reserved + self._strays
+
     def _room(self) -> int:
-        return max(0, self._state.flight.room - self._isolation.reserved)
+        return max(0, self._state.flight.room - self._kept)
 
     def _until_turn(self) -> float:
         return max(0.001, min(_TURN, self._turn_due - monotonic()))
@@ -250,6 +262,7 @@ class Acquirer:
         group = self._state.group
         self.look = None
         self._joined = False
+        self._strays = False
         self._settling.doubt()
         self._isolation.give_up()
         if isinstance(error, GroupMissing):  # deleted, flushed, destroyed: join again at the floor

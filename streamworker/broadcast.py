@@ -22,6 +22,7 @@ from streamworker.state import State
 _BLOCK: Final = 0.5
 _CHECK: Final = 2.0  # seconds between two looks whether the stream began anew
 _LOOK: Final = 0.02
+_LAST: Final = 0.5
 
 
 class Broadcast:
@@ -58,15 +59,18 @@ class Broadcast:
         self._stopping = True
         while len(self.flight) and monotonic() < deadline:
             await asyncio.sleep(_LOOK)
-        self._slots.close()
+        in_time = not len(self.flight)
+        self.counts.dropped += len(self._slots.close())
         self._slots.cancel_running()
-        await asyncio.sleep(_LOOK)
+        end = monotonic() + _LAST
+        while self._slots.running and monotonic() < end:
+            await asyncio.sleep(_LOOK)
         self._slots.end()
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=2 * _BLOCK)
             self._reading.cancel()
         await self._reader.close()
-        return not self._slots.running
+        return in_time
 
     def crash(self) -> None:
         """Cancel everything."""

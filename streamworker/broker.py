@@ -125,8 +125,8 @@ class GroupReader(Protocol):
 
     async def left(self, horizon: float) -> Left: ...
 
-    async def leave(self) -> bool:
-        """Delete this consumer if nothing is pending for it; says whether it did."""
+    async def leave(self) -> None:
+        """Delete this consumer if nothing is pending for it."""
         ...
 
     async def close(self) -> None: ...

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
+import anyio
+
 from streamworker.broker import Publisher
 from streamworker.endpoint import endpoint
 from streamworker.errors import AuthFailed, BrokerError, ConfigError, NotPermitted, Unavailable
@@ -181,6 +183,7 @@ async def running(apps: Sequence[Application]) -> AsyncIterator[None]:
         # The server is asked once: a program that embeds a worker has a start of its own to fail.
         options = RunOptions(connect_timeout=0.0)
         work = asyncio.create_task(run_worker(apps, server.url, options, stop, started.set), name="streamworker")
+        work.add_done_callback(_tell_crash)
         beginning = asyncio.create_task(started.wait())
         try:
             await asyncio.wait([work, beginning], return_when=asyncio.FIRST_COMPLETED)
@@ -190,7 +193,27 @@ async def running(apps: Sequence[Application]) -> AsyncIterator[None]:
         finally:
             beginning.cancel()
             stop.set()
-            await work
+            await _outlast(work)
+
+
+async def _outlast(work: asyncio.Task[bool]) -> None:
+    """Wait for a drain to its end, which has a limit of its own, however often the host is cancelled meanwhile."""
+    cancelled = False
+    with anyio.CancelScope(shield=True):  # anyio's scopes cancel again and again
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError:
+                cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    work.result()
+
+
+def _tell_crash(work: asyncio.Task[bool]) -> None:
+    """The host learns of it when its block ends; until then the log is all there is."""
+    if not work.cancelled() and work.exception() is not None:
+        log.critical("worker.crashed", exc_info=work.exception())
 
 
 class Entrance:

@@ -45,12 +45,9 @@ class Failing:
         name = handler.name if handler is not None else ""
         self._tell(name, delivery, outcome)
         settling = self._state.settling
-        if settling is None:  # a broadcast
+        if settling is None or delivery.acked:  # at most once: there is nothing to settle
             self._state.counts.dropped += 1
             self._state.flight.remove(delivery)
-        elif handler is not None and handler.ack == "before":  # acked already, or not yet: an ack is right for both
-            self._state.counts.dropped += 1
-            settling.done(delivery)
         elif outcome.kind == "retry":
             settling.settle(Settlement(delivery, delay=outcome.delay, counted=outcome.counted))
         elif outcome.kind == "dead-letter":

@@ -13,6 +13,7 @@ from streamworker.lease import Lease
 from streamworker.logs import Outage
 from streamworker.watch import MARKED_DEAD, Watch, heartbeat_value
 
+_MOST: Final = 5.0  # seconds a beat may take
 _LATE: Final = 2.5  # intervals between two looks after which nobody knows what happened meanwhile
 
 
@@ -98,18 +99,19 @@ class Heartbeat(threading.Thread):
         self._stopping.set()
 
     def run(self) -> None:
-        before = monotonic()
+        awake = monotonic()
         while not self._stopping.is_set():
             now = monotonic()
-            if now - before > self._stuck_after / 2:
+            if now - awake > self._stuck_after / 2:
                 self._loop_seen = now  # the whole process was stopped: the loop had no chance
-            before = now
             if now - self._loop_seen > self._stuck_after:
                 self._stuck(now - self._loop_seen)
                 break
             self._beat(now)
             next_due = min((membership.next_due for membership in self._memberships), default=now + 1)
-            self._stopping.wait(min(1.0, max(0.01, next_due - monotonic())))
+            pause = min(1.0, max(0.01, next_due - monotonic()))
+            awake = monotonic() + pause
+            self._stopping.wait(pause)
         self._pulse.close()
 
     def _beat(self, now: float) -> None:
@@ -117,7 +119,7 @@ class Heartbeat(threading.Thread):
         if not due:
             return
         # A third of the shortest lease: a connection that is dead without saying so must not cost the lease.
-        timeout = min(membership.lease.seconds for membership in due) / 3
+        timeout = min(_MOST, min(membership.lease.seconds for membership in self._memberships) / 3)
         sent = monotonic()
         try:
             looks = self._pulse.beat([membership.next_beat(now, self._who) for membership in due], timeout)

@@ -44,6 +44,7 @@ class Isolation:
         self._failing = failing
         self._highest = max(handler.max_deliveries for handler in state.group.handlers)
         self._alone: Delivery | None = None
+        self._given_up = False
         self._since: float | None = None
         self._patience = state.lease.seconds
         self._not_before = 0.0
@@ -51,7 +52,8 @@ class Isolation:
     @property
     def reserved(self) -> int:
         """Room to be left for the next suspect: behind a closed gate nothing that is held would make any."""
-        return 1 if self.suspect is not None or self._since is not None else 0
+        waiting = self.suspect is not None and monotonic() >= self._not_before
+        return 1 if waiting or self._since is not None else 0
 
     async def step(self) -> bool:
         """Go on; True says that nothing should be read meanwhile, and that a turn is due for the next suspect."""
@@ -76,18 +78,27 @@ class Isolation:
             self._since = now
         if not await self._gate.silence(_STEP):
             if now - self._since > self._patience:
-                # Work on for a while: a long handler must not hold up everything else.
+                # Work on for as long as was waited: a long handler must not hold up everything else.
                 self.stop()
-                self._not_before = now + self._state.lease.seconds
+                self._not_before = now + self._patience
                 self._patience *= 2
             return True
         await self._claim(self.suspect)
         return True
 
     def give_up(self) -> None:
-        """The server is in trouble: what this worker holds may go on, unless a suspect runs right now."""
+        """The server is in trouble: what this worker holds may go on, once no suspect runs."""
+        self.suspect = None
         if self._alone is None:
-            self.suspect = None
+            self.stop()
+        else:
+            self._given_up = True
+
+    def _over(self) -> None:
+        """The suspect ended; while the server is in trouble no step is taken that would open the gate."""
+        if self._given_up:
+            self._given_up = False
+            self._alone = None
             self.stop()
 
     def stop(self) -> None:
@@ -102,7 +113,8 @@ class Isolation:
             return  # another worker was faster, or it was trimmed
         self._patience = self._state.lease.seconds
         delivery = convicted.delivery
-        self._state.flight.add(delivery)
+        if not self._state.flight.add(delivery):
+            return  # an older run of it is not settled yet
         self._state.counts.claimed += 1
         self._state.counts.delivered += 1
         invocation = self._routes.find(delivery.fields)
@@ -119,4 +131,4 @@ class Isolation:
             )  # fmt: skip
             delivery.alone = True
             self._alone = delivery
-            self._slots[invocation.handler.type].run_alone(delivery)
+            self._slots[invocation.handler.type].run_alone(delivery, self._over)

@@ -42,6 +42,7 @@ class Delivery(msgspec.Struct, eq=False):
         origin: the id in the user's stream, which the handler sees.
         fields: the original fields, flat: name, value, name, value …
         deliveries: Redis' count, this delivery included; with the owner it is the fence.
+        acked: it was acknowledged before its handler ran.
         alone: it is a suspect, and runs while nothing else does.
     """
 
@@ -50,6 +51,7 @@ class Delivery(msgspec.Struct, eq=False):
     origin: bytes
     fields: list[bytes]
     deliveries: int
+    acked: bool = False
     alone: bool = False
 
 

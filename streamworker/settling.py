@@ -120,15 +120,14 @@ class Settling:
 
     async def _something(self) -> None:
         """Wait until there is something to settle."""
-        while not self._done and not self._failed:
-            if self._refused:
-                pause = self._refused_until - monotonic()
-                if pause <= 0:
-                    self._failed.extend(self._refused)
-                    self._refused.clear()
-                    return
-            else:
-                pause = None
+        while True:
+            pause = self._refused_until - monotonic() if self._refused else None
+            if pause is not None and pause <= 0:
+                self._failed.extend(self._refused)
+                self._refused.clear()
+            if self._done or self._failed:
+                break
+            if pause is None:
                 self._idle.set()
             self._wake.clear()
             try:
@@ -154,11 +153,12 @@ class Settling:
         elif acks:
             log.error("ack.refused", group=self._name, entries=len(acks), reason=str(answer))
             self._done.extend(acks)
-            self.doubt()  # waits for the next audit instead of trying again at once
+            self.doubt()  # the audit that follows says what is still pending, and paces this
 
     def _acked(self, delivery: Delivery, mine: bool) -> None:
         waiting = self._first.pop((delivery.key, delivery.id), None)
         if waiting is not None:
+            delivery.acked = mine
             if not waiting.done():
                 waiting.set_result(mine)
             return  # the handler is about to run

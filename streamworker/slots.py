@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from time import monotonic
@@ -23,13 +23,14 @@ from streamworker.state import InHand, State
 from streamworker.verdicts import FailureKind
 
 _GRACE: Final = 5.0  # seconds a handler has to end after its timeout, before it is reported stuck
+_SPELL: Final = 0.05  # seconds a slot works before it lets the event loop go round
 _LONG: Final = 60.0  # seconds of running after which a handler is mentioned in the log
 
 
 class Slot:
     """One place in which a handler runs; the fields are about the message in it."""
 
-    __slots__ = ("delivery", "inside", "mentioned", "settled", "started", "stopped_by", "task")
+    __slots__ = ("delivery", "inside", "mentioned", "settled", "started", "stopped_at", "stopped_by", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -41,6 +42,7 @@ class Slot:
         self.started = now
         self.inside = False  # the handler itself is at work: only then may it be cancelled
         self.stopped_by: Literal["", "timeout", "lost", "drain"] = ""  # who cancelled the handler, and why
+        self.stopped_at = now
         self.settled = False  # it ran on past timeout and grace: the sweeper has settled the message
         self.mentioned = False
 
@@ -85,11 +87,14 @@ class Slots:
             if not parked.done():
                 parked.set_result(None)
 
-    def run_alone(self, delivery: Delivery) -> None:
-        """Run a suspect; the gate is closed and nothing else runs. ``delivery.alone`` tells when it is over."""
+    def run_alone(self, delivery: Delivery, over: Callable[[], None]) -> None:
+        """Run a suspect; the gate is closed and nothing else runs. ``over`` is called when it has ended.
+
+        ``delivery.alone`` tells the same, and also when it is reported stuck.
+        """
         slot = Slot()
         self._extra.append(slot)
-        slot.task = asyncio.create_task(self._run_alone(slot, delivery), name=f"alone-{self._handler.name}")
+        slot.task = asyncio.create_task(self._run_alone(slot, delivery, over), name=f"alone-{self._handler.name}")
 
     @property
     def running(self) -> list[Slot]:
@@ -126,7 +131,7 @@ class Slots:
     def end(self, crashed: bool = False) -> None:
         """Cancel the tasks; stuck ones are left behind, unless the worker crashed."""
         self._closed = True
-        for slot in self._slots:
+        for slot in (*self._slots, *self._extra):
             if slot.task is not None and (crashed or slot.delivery is None):
                 slot.task.cancel()
         if self._sweeper is not None:
@@ -134,18 +139,24 @@ class Slots:
 
     async def _slot_loop(self, slot: Slot) -> None:
         buffer, gate, lease = self.buffer, self._state.gate, self._state.lease
+        waited = monotonic()
         while not self._closed:
             now = monotonic()
             if not buffer or gate.closed or not lease.holds(now):
                 parked = asyncio.get_running_loop().create_future()
                 self._parked.append(parked)
                 await parked
+                waited = monotonic()
+                continue
+            if now - waited > _SPELL:  # handlers that never wait would keep the loop for the whole buffer
+                await asyncio.sleep(0)
+                waited = monotonic()
                 continue
             slot.begin(buffer.popleft(), now)
             gate.running += 1
             await self._occupy(slot)
 
-    async def _run_alone(self, slot: Slot, delivery: Delivery) -> None:
+    async def _run_alone(self, slot: Slot, delivery: Delivery, over: Callable[[], None]) -> None:
         slot.begin(delivery, monotonic())
         self._state.gate.running += 1
         try:
@@ -153,6 +164,7 @@ class Slots:
         finally:
             delivery.alone = False
             self._extra.remove(slot)
+            over()
 
     async def _occupy(self, slot: Slot) -> None:
         """Handle the slot's message, whatever happens."""
@@ -183,8 +195,10 @@ class Slots:
             except UndecodableBody as exc:
                 return await self._failing.failed(handler, delivery, "undecodable", exc)
         settling = state.settling
-        if handler.ack == "before" and settling is not None and not await settling.ack_first(delivery):
-            return state.flight.remove(delivery)
+        if handler.ack == "before" and settling is not None:
+            if not await settling.ack_first(delivery):
+                return state.flight.remove(delivery)
+            slot.started = monotonic()  # the wait for the ack is not the handler's
         message = state.message(handler, delivery) if invocation.wants_message else None
         context = copy_context()
         context.run(current.set, InHand(handler.name, state.group.stream, state.group.name, delivery))
@@ -195,7 +209,8 @@ class Slots:
         except KeyboardInterrupt:
             raise
         except BaseException as exc:
-            if isinstance(exc, asyncio.CancelledError) and self._closed and not slot.stopped_by:
+            ending = self._closed and not slot.stopped_by and slot.task is not None and slot.task.cancelling()
+            if ending and isinstance(exc, asyncio.CancelledError):
                 raise  # the end of the worker, not the handler's
             failed = ("error", exc.with_traceback(_users_part(exc.__traceback__)))
         finally:
@@ -215,8 +230,7 @@ class Slots:
             failed = ("timeout", error)
         elif slot.stopped_by and failed is not None:
             if slot.stopped_by == "lost":
-                self._state.flight.remove(delivery)
-                self._state.counts.lost += 1
+                self._forget(delivery)
             else:
                 self.buffer.append(delivery)  # drain: to be handed back with what was never started
             return
@@ -232,12 +246,13 @@ class Slots:
         """Cancel the handler in a slot once. A thread cannot be stopped: it is left to end by itself."""
         if slot.inside and not slot.stopped_by and self.invocation.is_async and slot.task is not None:
             slot.stopped_by = by
+            slot.stopped_at = monotonic()
             slot.task.cancel()
 
     async def _sweep_loop(self) -> None:
         """Look for handlers that have run too long."""
         timeout = self._handler.timeout
-        pause = _LONG / 4 if timeout is None else min(1.0, max(0.02, timeout / 20))
+        pause = 1.0 if timeout is None else min(1.0, max(0.02, timeout / 20))
         while True:
             await asyncio.sleep(pause)
             now = monotonic()
@@ -247,23 +262,36 @@ class Slots:
                 age = now - slot.started
                 if timeout is not None and age >= timeout:
                     self._stop(slot, "timeout")
-                    if age >= timeout + _GRACE and not slot.settled:
+                    if age >= timeout + _GRACE and not slot.settled and slot.stopped_by != "lost":
                         self._settle_stuck(slot, age)
+                elif slot.stopped_by == "lost" and now - slot.stopped_at >= _GRACE and not slot.settled:
+                    self._report_stuck(slot, age)
+                    self._forget(slot.delivery)
                 elif age >= _LONG and not slot.mentioned:
                     slot.mentioned = True
                     self._state.counts.slow += 1
                     log.warning("handler.slow", handler=self._handler.name, seconds=round(age))
 
-    def _settle_stuck(self, slot: Slot, age: float) -> None:
-        """It runs on past timeout and grace: its message is settled as failed, the others go on without the slot."""
-        delivery = slot.delivery
-        if delivery is None or slot.stopped_by == "lost":
-            return
+    def _report_stuck(self, slot: Slot, age: float) -> None:
+        """It does not end: the others go on without its slot, and isolation does not wait for it."""
         slot.settled = True
-        delivery.alone = False
+        if slot.delivery is not None:
+            slot.delivery.alone = False
         self._state.gate.leave()
         self._state.counts.stuck += 1
         log.error("handler.stuck", handler=self._handler.name, seconds=round(age), stream=self._state.group.stream)
+
+    def _forget(self, delivery: Delivery | None) -> None:
+        """Somebody else owns it."""
+        if delivery is not None:
+            self._state.flight.remove(delivery)
+            self._state.counts.lost += 1
+
+    def _settle_stuck(self, slot: Slot, age: float) -> None:
+        """It runs on past timeout and grace: its message is settled as failed."""
+        delivery = slot.delivery
+        assert delivery is not None
+        self._report_stuck(slot, age)
         why = "did not end when it was cancelled" if self.invocation.is_async else "a thread cannot be stopped"
         error = TimeoutError(f"ran longer than {self._handler.timeout:g} s, and {why}")
         # Beside the sweeper: on_failure may take its time, and other handlers run out of theirs meanwhile.

@@ -69,7 +69,7 @@ class Failure:
         exception: what was raised.
         message: the message; its ``deliveries`` counts this delivery.
         deliveries: the same count.
-        age: seconds since the entry was published, by this machine's clock, never below 0.
+        age: seconds since the entry was published, by the server's clock, never below 0.
         size: bytes of the body.
         fields: the raw entry, ``(name, value)`` pairs in their order, duplicates kept.
     """

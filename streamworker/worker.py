@@ -16,6 +16,7 @@ from streamworker.broadcast import Broadcast
 from streamworker.broker import Broker
 from streamworker.burst import Burst
 from streamworker.consumer import Consumer
+from streamworker.errors import StreamworkerError
 from streamworker.gate import Gate
 from streamworker.handler import Group
 from streamworker.heartbeat import Heartbeat
@@ -82,7 +83,7 @@ class Worker:
             stack.push_async_callback(self._leave)
             tick = asyncio.create_task(self._tick_loop(), name="tick")
             stack.callback(tick.cancel)
-            if not await self._begin_beating(stop):
+            if not await self._begin_beating(stop, tick):
                 return True
             if self._options.replaces is not None:
                 for consumer in self._consumers:
@@ -94,14 +95,17 @@ class Worker:
                 # Cancelled from outside, inside another program: drain all the same, then give way.
                 await asyncio.shield(self._drain())
                 raise
+            except StreamworkerError:  # a burst that cannot end
+                await self._drain()
+                raise
             except BaseException:
                 for part in self._parts:
                     part.crash()
                 raise
             return await self._drain()
 
-    async def _begin_beating(self, stop: asyncio.Event) -> bool:
-        """Nothing is read before the first heartbeat: a consumer without one might be taken for dead.
+    async def _begin_beating(self, stop: asyncio.Event, tick: asyncio.Task[None]) -> bool:
+        """Wait for the first heartbeat: a consumer without one might be taken for dead, and may start nothing.
 
         Returns False if it was told to stop before that.
         """
@@ -117,9 +121,13 @@ class Worker:
         )  # fmt: skip
         self._heartbeat.start()
         waits = [asyncio.create_task(self._beaten.wait()), asyncio.create_task(stop.wait())]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        try:
+            await asyncio.wait([*waits, tick], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if tick.done():
+            await tick  # raises what ended it
         return self._beaten.is_set()
 
     def _on_beat(self) -> None:

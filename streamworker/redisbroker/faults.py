@@ -39,6 +39,8 @@ _BY_CODE: tuple[tuple[re.Pattern[str], type[BrokerError]], ...] = tuple(
     )
 )
 
+_NAMES = re.compile(r"'.*'")  # a stream may be called like a code
+
 
 def classify(error: BaseException) -> BrokerError:
     """Translate ``error``; the text keeps the server's words, never a command's arguments."""
@@ -50,8 +52,9 @@ def classify(error: BaseException) -> BrokerError:
     if isinstance(error, BusyLoadingError):
         return Unavailable(text)
     if isinstance(error, ResponseError):
+        said = _NAMES.sub("", text)
         for pattern, kind in _BY_CODE:
-            if pattern.search(text) or pattern.search(error.status_code or ""):
+            if pattern.search(said) or pattern.search(error.status_code or ""):
                 return kind(text)
         return BrokerError(text)
     if isinstance(error, RedisError | OSError | TimeoutError | EOFError):

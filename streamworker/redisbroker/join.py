@@ -12,7 +12,9 @@ from streamworker.redisbroker import scripts
 from streamworker.redisbroker.keys import MAX_SEQUENCE, Keys, just_below, parse_id
 from streamworker.redisbroker.link import Link
 
-_COUNT_PAGE: Final = 10_000
+# A script builds the entries that it counts, and holds up the whole server meanwhile.
+_COUNT_PAGE: Final = 100
+_MOST_COUNTED: Final = 100_000
 
 
 async def join(link: Link, keys: Keys, group: str, start: Start, joined_before: bool) -> Joined:
@@ -41,7 +43,7 @@ async def join(link: Link, keys: Keys, group: str, start: Start, joined_before: 
     added = info.get(b"entries-added")  # 6.2 has none
     # A place beyond the last id: the server would count what is skipped as lag for ever.
     ahead = bool(info) and parse_id(place) > parse_id(info[b"last-generated-id"])
-    read = () if added is None or ahead else ("ENTRIESREAD", max(0, added - waiting))
+    read = () if added is None or waiting is None or ahead else ("ENTRIESREAD", max(0, added - waiting))
     try:
         await _create(link, keys.stream, group, place, read)
     except BrokerError as error:
@@ -78,8 +80,8 @@ async def _stream_info(link: Link, stream: bytes) -> dict[bytes, Any]:
         return {}
 
 
-async def _entries_after(link: Link, stream: bytes, place: str, info: dict[bytes, Any]) -> int:
-    """How many entries lie behind ``place``."""
+async def _entries_after(link: Link, stream: bytes, place: str, info: dict[bytes, Any]) -> int | None:
+    """How many entries lie behind ``place``; None if they are too many to be counted."""
     if not info:
         return 0
     if place == "0":
@@ -87,11 +89,12 @@ async def _entries_after(link: Link, stream: bytes, place: str, info: dict[bytes
     if parse_id(place) >= parse_id(info[b"last-generated-id"]):
         return 0
     total = 0
-    while True:
+    while total < _MOST_COUNTED:
         count, place = await link.script(scripts.COUNT_AFTER, (stream,), (place, _COUNT_PAGE))
         total += int(count)
         if int(count) < _COUNT_PAGE:
             return total
+    return None
 
 
 async def _create(link: Link, stream: bytes, group: str, place: str, read: tuple[str | int, ...]) -> None:

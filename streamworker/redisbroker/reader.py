@@ -91,7 +91,7 @@ class RedisGroupReader:
             suspect=self._suspect(*suspect) if suspect else None,
         )
 
-    def _suspect(self, which: int, id: bytes, victim: bytes, value: bytes, _count: int) -> Suspect:
+    def _suspect(self, which: int, id: bytes, victim: bytes, value: bytes) -> Suspect:
         return Suspect((self._both[which - 1], id), Dead(victim.decode(), value))
 
     async def read(self, room: int, block: float) -> list[Delivery]:
@@ -177,12 +177,9 @@ class RedisGroupReader:
         )
         return Left(pending, ready, waiting, next_in / 1000)
 
-    async def leave(self) -> bool:
+    async def leave(self) -> None:
         keys = self._keys
-        reply = await self._link.script(
-            scripts.LEAVE, (keys.stream, keys.retry, keys.consumers), (self._group, self._me)
-        )
-        return bool(reply)
+        await self._link.script(scripts.LEAVE, (keys.stream, keys.retry, keys.consumers), (self._group, self._me))
 
     async def close(self) -> None:
         await self._link.close()

@@ -132,13 +132,14 @@ return {redis.call('HGETALL', KEYS[1]), names}
 
 # What an acquirer does besides reading new entries, in one step.
 # KEYS  stream, retry, delayed, consumers
-# ARGV  1 group, 2 me, 3 room for retries and for claims each, 4 room for both, 5 bytes to move at most,
+# ARGV  1 group, 2 me, 3 room for retries, 4 room for retries and claims together (claims get no more than
+#       retries may), 5 bytes to move at most,
 #       6 the delivery number from which an entry of a dead consumer is a suspect,
 #       then for each dead consumer: name, value of its heartbeat that the verdict rests on
 # gives {now in ms, paused, retries waiting, more to do,
 #        retries {{id, origin, carried count + 1, packed fields}…},
 #        claims {{1 or 2, id, count}…}, trimmed while pending (a number),
-#        the first suspect {1 or 2, id, victim, value, count} or {}}
+#        the first suspect {1 or 2, id, victim, value} or {}}; a paused group gets nothing
 # A claimed entry's count is what Redis now keeps. Suspects stay where they are.
 # A dead consumer that has nothing left is deleted, with its heartbeat and marker.
 TURN: Final = Script(
@@ -149,12 +150,16 @@ local room, limit, from = tonumber(ARGV[3]), tonumber(ARGV[5]), tonumber(ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local more, bytes = 0, 0
+if redis.call('HEXISTS', KEYS[4], 'paused') == 1 then
+  return {{now, 1, redis.call('ZCARD', KEYS[3]), 0, {{}}, {{}}, 0, {{}}}}
+end
 
 local moved = 0
 while moved < room and bytes < limit do
   local member = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 1)[1]
   if not member then break end
   local origin, count, packed = string.match(member, '^(%S+) (%d+) (.*)$')
+  if not origin then origin, count, packed = '0-0', '0', '' end  -- not ours: becomes a dead letter
   redis.call('XADD', KEYS[2], '*', 'sw-id', origin, 'sw-deliveries', count, 'sw-fields', packed)
   redis.call('ZREM', KEYS[3], member)
   moved = moved + 1
@@ -201,7 +206,7 @@ for at = 7, #ARGV, 2 do
         for _, p in ipairs(page) do
           local id, count = p[1], p[4] + 1
           if not free and count >= from then
-            if #suspect == 0 then suspect = {{which, id, victim, value, p[4]}} end
+            if #suspect == 0 then suspect = {{which, id, victim, value}} end
           elseif room > 0 then
             if #redis.call('XCLAIM', KEYS[which], group, me, 0, id, 'RETRYCOUNT', count, 'JUSTID') == 0 then
               trimmed = trimmed + 1
@@ -226,7 +231,7 @@ for at = 7, #ARGV, 2 do
     end
   end
 end
-return {{now, redis.call('HEXISTS', KEYS[4], 'paused'), redis.call('ZCARD', KEYS[3]), more,
+return {{now, 0, redis.call('ZCARD', KEYS[3]), more,
         retries, claims, trimmed, suspect}}
 """
 )

@@ -9,6 +9,7 @@ from streamworker.broker import Settlement
 from streamworker.errors import BrokerError, Unavailable
 from streamworker.message import Delivery
 from streamworker.redisbroker import scripts
+from streamworker.redisbroker.faults import classify
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Argument, Command, Link, Script
 from streamworker.redisbroker.packing import pack
@@ -103,4 +104,4 @@ def _flat(replies: list[Any]) -> list[Any]:
     flat: list[Any] = []
     for reply in replies:
         flat += reply if isinstance(reply, list) else [reply]
-    return flat
+    return [classify(reply) if isinstance(reply, Exception) else reply for reply in flat]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final, TypeAlias
 
-from streamworker.errors import Unavailable
+from streamworker.errors import BrokerError, Unavailable
 from streamworker.redisbroker.link import Link
 
 Batch: TypeAlias = Callable[[Link, list[Any]], Coroutine[Any, Any, list[Any]]]
 
+_BATCH_BYTES: Final = 8 * 2**20
 _LAST: Final = 1.0  # seconds that closing may take, when the server does not answer
 _PAUSES: Final = (0.1, 2.0)  # seconds between two attempts to connect: the first, and the longest
 
@@ -69,7 +72,7 @@ class SharedLink:
         if self._closing:
             raise NotSent("closed")
         if self._task is None:
-            self._task = asyncio.create_task(self._send_loop(), name="shared-link")
+            self._task = asyncio.create_task(self._send_loop(), name="shared-link", context=Context())
             self._task.add_done_callback(self._ended)
         asked = _Asked(what, size)
         self._queue.append(asked)
@@ -97,10 +100,10 @@ class SharedLink:
                 await self._wake.wait()
             try:
                 await self._open()
-            except Unavailable as error:
+            except BrokerError as error:
                 self._answer(self._take(len(self._queue)), NotSent(str(error)))
                 continue
-            batch = self._under_way = self._take(self._batch)
+            batch = self._under_way = self._take(self._batch, _BATCH_BYTES)
             try:
                 answers = await self._exchange(self._link, [asked.what for asked in batch])
             except Unavailable as error:
@@ -131,16 +134,20 @@ class SharedLink:
             await asyncio.sleep(self._not_before - clock())
         try:
             await self._link.open()
-        except Unavailable:
+        except BrokerError:
             first, longest = _PAUSES
             self._pause = min(longest, self._pause * 2 or first)
             self._not_before = clock() + self._pause
             raise
         self._pause = 0.0
 
-    def _take(self, most: int) -> list[_Asked]:
-        batch = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
-        self._bytes -= sum(asked.size for asked in batch)
+    def _take(self, most: int, most_bytes: float = inf) -> list[_Asked]:
+        batch: list[_Asked] = []
+        size = 0
+        while self._queue and len(batch) < most and size < most_bytes:
+            batch.append(self._queue.popleft())
+            size += batch[-1].size
+        self._bytes -= size
         self._space.set()
         return batch
 
