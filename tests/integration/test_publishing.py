@@ -476,4 +476,4 @@ async def test_bodies_that_end_in_an_error_leave_word_of_how_many_were_published
         assert failed.value.unknown == 0
         assert failed.value.published == await group.do("XLEN", stream) == 1_000
         with pytest.raises(ValueError, match="invalid literal"):
-            await app.publish_many(stream, (number / 0 if number else int('x') for number in range(2)))
+            await app.publish_many(stream, (number / 0 if number else int("x") for number in range(2)))
