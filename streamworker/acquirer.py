@@ -72,7 +72,8 @@ class Acquirer:
         self._turn_due = 0.0
         self._audit_due = 0.0
         self._turn_broken = False
-        self._more = False
+        self._more = False  # another turn would bring more at once
+        self._owes_read = False  # the last turn took room: the next belongs to new entries
         self._strays = False
         self.paused = False
         self._waiting = 0
@@ -124,11 +125,12 @@ class Acquirer:
             self._isolation.stop()
             self._drained = True
             return await self._rest(0.05)
-        if now >= self._turn_due:
+        if now >= self._turn_due and not self._owes_read:
             if not self._state.flight.room:  # the next room is for the turn: reading would leave none for ever
                 return await self._state.flight.wait_for_room(1, _TURN)
             await self._turn()
         if await self._isolation.step():
+            self._owes_read = False
             self._turn_due = 0.0 if self._isolation.suspect is None else self._turn_due
             return None
         if self.paused or self._waiting > _MAX_WAITING:
@@ -158,7 +160,8 @@ class Acquirer:
             return
         self._turn_broken = False
         state.clock.set(turn.now)
-        self._more = turn.more and bool(turn.retries or turn.claims)
+        self._owes_read = bool(turn.retries or turn.claims)
+        self._more = turn.more and self._owes_read
         self._turn_due = 0.0 if self._more else monotonic() + _TURN
         self._take_turn(turn)
 
@@ -187,10 +190,12 @@ class Acquirer:
         if self._room() < least:
             await flight.wait_for_room(least + self._kept, self._until_turn())
         room = self._room()
-        if room == 0 or self._draining or monotonic() >= self._turn_due:
+        turn_is_next = monotonic() >= self._turn_due and not self._owes_read
+        if room == 0 or self._draining or turn_is_next:
             return
         block = 0.0 if self._more else min(_BLOCK, self._until_turn())
         deliveries = await self._reader.read(room, block)
+        self._owes_read = False
         self._bring_in(deliveries)
         if self.burst:
             await self._look(nothing=not deliveries)
@@ -255,7 +260,7 @@ class Acquirer:
         return max(0, self._state.flight.room - self._kept)
 
     def _until_turn(self) -> float:
-        return max(0.001, min(_TURN, self._turn_due - monotonic()))
+        return _TURN if self._owes_read else max(0.001, min(_TURN, self._turn_due - monotonic()))
 
     async def _trouble(self, error: BrokerError, waits: Iterator[float]) -> float:
         """What an error means for this consumer; returns the seconds to wait before the next step."""

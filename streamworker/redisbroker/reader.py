@@ -71,13 +71,14 @@ class RedisGroupReader:
 
     async def turn(self, room: int, dead: Sequence[Dead], suspect_from: int) -> Turn:
         keys = self._keys
+        # Half of the room for retries, three quarters for retries and claims: a backlog of each starves nobody.
         victims: list[bytes | str] = [scripts.RELEASED, b""]
         for one in dead:
             victims += (one.name, one.value)
         now, paused, waiting, more, retries, claims, trimmed, suspect = await self._link.script(
             scripts.TURN,
             (keys.stream, keys.retry, keys.delayed, keys.consumers),
-            (self._group, self._me, (room + 1) // 2, room, MOVE_BYTES, suspect_from, *victims),
+            (self._group, self._me, (room + 1) // 2, room - room // 4, MOVE_BYTES, suspect_from, *victims),
         )
         claimed, gone = await self.fetch({(self._both[which - 1], id): count for which, id, count in claims})
         return Turn(

@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from streamworker import App, Backoff
+from streamworker.redisbroker.packing import pack
 from tests.running import Watched, burst, working
 from tests.waiting import wait_until
 
@@ -54,6 +55,26 @@ async def test_a_retry_does_not_wait_for_the_end_of_a_backlog(
         await watched.add("data", f"{i}")
     async with working(app, url=redis_url):
         await wait_until(lambda: seen.count("fails") == 2, 8, lambda: f"the retry runs beside {len(seen)} others")
+
+
+@pytest.mark.parametrize("prefetch", [1, 4, None])
+async def test_new_entries_do_not_wait_for_the_end_of_a_backlog_of_retries(
+    redis: Redis, redis_url: str, stream: str, prefetch: int | None
+) -> None:
+    app = App("group")
+    seen: list[str] = []
+
+    @app.on(stream, concurrency=4 if prefetch is None else prefetch, prefetch=prefetch)
+    async def handle(body: str) -> None:
+        seen.append(body)
+        await asyncio.sleep(0.05)
+
+    watched = Watched(redis, stream, "group")
+    for i in range(600):
+        await watched.do("ZADD", watched.keys.delayed, 1, b"1-%d 1 " % i + pack([b"data", b"retry"]))
+    await watched.add("data", "new")
+    async with working(app, url=redis_url):
+        await wait_until(lambda: "new" in seen, 5, lambda: f"it runs beside {len(seen)} retries")
 
 
 async def test_entries_of_a_lost_reply_are_adopted_beside_a_backlog(redis: Redis, redis_url: str, stream: str) -> None:
