@@ -261,6 +261,8 @@ class App:
 
     def connected(self, publisher: Publisher, url: str) -> None:
         """For the runtime: from now on ``publish`` goes through ``publisher``, and ``url`` is the server in use."""
+        if not self._publishers:
+            self._own_url = self.url
         self._publishers.append((publisher, url))
         self.url = url
 
