@@ -121,5 +121,9 @@ def end_now(code: int, last_words: Callable[[], object] | None = None) -> NoRetu
     try:
         thread.start()
         thread.join(_LAST_WORDS)
+    except RuntimeError:  # since Python 3.12 no thread can be started once the interpreter ends
+        for descriptor in (1, 2):
+            os.set_blocking(descriptor, False)  # a full pipe must not keep the process
+        flush()
     finally:
         os._exit(code)
