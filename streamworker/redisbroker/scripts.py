@@ -26,6 +26,22 @@ local function mine(key, group, me, id, count)
 end
 """
 
+# What was done in the retry stream is removed from it, or it would grow for ever. No MULTI: Redis 6.2 refuses
+# every command in one while it is out of memory.
+# KEYS  retry
+# ARGV  group, id…
+# gives how many were pending
+ACK_RETRIED: Final = Script(
+    """
+local acked = 0
+for at = 2, #ARGV do
+  acked = acked + redis.call('XACK', KEYS[1], ARGV[1], ARGV[at])
+  redis.call('XDEL', KEYS[1], ARGV[at])
+end
+return acked
+"""
+)
+
 # KEYS  source, delayed
 # ARGV  group, me, id, count, is the source the retry stream ('1'), delay in ms, member
 # gives 1, or 0 if the entry is not this consumer's at this count any more (then nothing was done)

@@ -9,7 +9,6 @@ from streamworker.broker import Settlement
 from streamworker.errors import BrokerError, Unavailable
 from streamworker.message import Delivery
 from streamworker.redisbroker import scripts
-from streamworker.redisbroker.faults import classify
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Argument, Command, Link, Script
 from streamworker.redisbroker.packing import pack
@@ -40,31 +39,22 @@ class RedisSettler:
         self._me = consumer
 
     async def settle(self, acks: Sequence[Delivery], settlements: Sequence[Settlement]) -> list[bool | BrokerError]:
-        commands = self._ack_commands(acks)
-        calls = [self._settle_call(settlement) for settlement in settlements]
-        size = sum(len(argument) for call in calls for argument in call[2] if isinstance(argument, bytes))
-        replies = await self._shared.ask((commands, calls), size)
-        ack_errors = [reply for reply in _flat(replies[: len(commands)]) if isinstance(reply, BrokerError)]
-        unavailable = [reply for reply in replies if isinstance(reply, Unavailable)]
-        if unavailable:  # read-only, loading, failing over: the connection is alive, the server is not at work
-            raise unavailable[0]
-        results = [reply if isinstance(reply, BrokerError) else bool(reply) for reply in replies[len(commands) :]]
-        return [*results, ack_errors[0] if ack_errors else True]
-
-    def _ack_commands(self, acks: Sequence[Delivery]) -> list[Command]:
         main = [delivery.id for delivery in acks if delivery.key == self._keys.stream]
         retried = [delivery.id for delivery in acks if delivery.key != self._keys.stream]
-        commands: list[Command] = []
-        if main:
-            commands.append(("XACK", self._keys.stream, self._group, *main))
-        if retried:  # the retry stream is ours: what is done there is removed, or it would grow for ever
-            commands += [
-                ("MULTI",),
-                ("XACK", self._keys.retry, self._group, *retried),
-                ("XDEL", self._keys.retry, *retried),
-                ("EXEC",),
-            ]
-        return commands
+        commands: list[Command] = [("XACK", self._keys.stream, self._group, *main)] if main else []
+        calls = [self._settle_call(settlement) for settlement in settlements]
+        if retried:
+            calls.append((scripts.ACK_RETRIED, (self._keys.retry,), (self._group, *retried)))
+        size = sum(len(argument) for call in calls for argument in call[2] if isinstance(argument, bytes))
+        replies: list[Any] = await self._shared.ask((commands, calls), size)
+        # Read-only, loading, failing over: the connection is alive, but the server is not at work.
+        unavailable = [reply for reply in replies if isinstance(reply, Unavailable)]
+        if unavailable:
+            raise unavailable[0]
+        first, last = len(commands), len(commands) + len(settlements)
+        refused = [reply for reply in (*replies[:first], *replies[last:]) if isinstance(reply, BrokerError)]
+        results = [reply if isinstance(reply, BrokerError) else bool(reply) for reply in replies[first:last]]
+        return [*results, refused[0] if refused else True]
 
     def _settle_call(self, settlement: Settlement) -> ScriptCall:
         delivery = settlement.delivery
@@ -97,11 +87,3 @@ class RedisSettler:
                 raise reply
             released += reply
         return released
-
-
-def _flat(replies: list[Any]) -> list[Any]:
-    """Replies with those of a transaction in the place of its EXEC."""
-    flat: list[Any] = []
-    for reply in replies:
-        flat += reply if isinstance(reply, list) else [reply]
-    return [classify(reply) if isinstance(reply, Exception) else reply for reply in flat]
