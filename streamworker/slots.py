@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
-from contextvars import Context, copy_context
+from collections.abc import Callable
+from contextvars import copy_context
 from time import monotonic
-from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from streamworker.body import size_of
+from streamworker.coroutine import in_context, uncancel, users_part
 from streamworker.decide import too_old
 from streamworker.errors import UndecodableBody
 from streamworker.failing import Failing
@@ -212,7 +210,7 @@ class Slots:
             ending = self._closed and not slot.stopped_by and slot.task is not None and slot.task.cancelling()
             if ending and isinstance(exc, asyncio.CancelledError):
                 raise  # the end of the worker, not the handler's
-            failed = ("error", exc.with_traceback(_users_part(exc.__traceback__)))
+            failed = ("error", exc.with_traceback(users_part(exc.__traceback__)))
         finally:
             slot.inside = False
         return await self._over(slot, delivery, failed)
@@ -220,7 +218,7 @@ class Slots:
     async def _over(self, slot: Slot, delivery: Delivery, failed: tuple[FailureKind, BaseException] | None) -> None:
         """The handler ended: see who ended it, and have it settled."""
         if slot.task is not None and slot.task.cancelling():
-            await _uncancel(slot.task)
+            await uncancel(slot.task)
         if slot.settled:  # the sweeper was faster
             return
         if slot.stopped_by == "timeout":
@@ -298,42 +296,3 @@ class Slots:
         aside = asyncio.create_task(self._failing.failed(self._handler, delivery, "timeout", error))
         self._asides.add(aside)
         aside.add_done_callback(self._asides.discard)
-
-
-@types.coroutine
-def in_context(context: Context, coroutine: Coroutine[Any, Any, object]) -> Generator[Any, Any, object]:
-    """Await ``coroutine`` with its steps run in ``context``, in the task that is running.
-
-    What it sets stays there: the next message of the slot must not see it.
-    """
-    run = context.run
-    try:
-        yielded = run(coroutine.send, None)
-        while True:
-            try:
-                value = yield yielded
-            except BaseException as exc:  # noqa: BLE001  (whatever is thrown in is the coroutine's)
-                yielded = run(coroutine.throw, exc)
-            else:
-                yielded = run(coroutine.send, value)
-    except StopIteration as stop:
-        return stop.value
-
-
-def _users_part(frames: TracebackType | None) -> TracebackType | None:
-    """A traceback without our own frames at its beginning."""
-    found = frames
-    while found is not None and found.tb_frame.f_globals.get("__package__") == __package__:
-        found = found.tb_next
-    return found if found is not None else frames
-
-
-async def _uncancel(task: asyncio.Task[None]) -> None:
-    """Take back every cancellation of the running task: the sweeper's, or the handler's own.
-
-    One that has not been raised yet comes with the next await, also when it was taken back (before Python 3.13).
-    """
-    while task.cancelling():
-        task.uncancel()
-    with suppress(asyncio.CancelledError):
-        await asyncio.sleep(0)
