@@ -1,4 +1,4 @@
-"""Running a handler's coroutine inside a slot's task: its own context, cancellations that end with it, its traceback."""
+"""Running a handler's coroutine inside a slot's task: its context, its cancellations, its part of a traceback."""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import product
 from unittest.mock import patch
 
@@ -82,7 +83,7 @@ STARTS = [
     pytest.param("2001-0", IDS[4:], id="last-id"),
     pytest.param("2001-1", [], id="just-behind-the-last-id"),
     pytest.param(at(2000), IDS[2:], id="datetime"),
-    pytest.param(at(2000).astimezone(None), IDS[2:], id="datetime-of-a-time-zone"),
+    pytest.param(at(2000).astimezone(timezone(timedelta(hours=5, minutes=30))), IDS[2:], id="datetime-of-a-time-zone"),
     pytest.param(at(2000.9), IDS[2:], id="datetime-within-the-millisecond"),
     pytest.param(at(1999), IDS[1:], id="datetime-before"),
     pytest.param(at(2001), IDS[4:], id="datetime-of-the-last"),
@@ -321,24 +322,16 @@ def test_no_two_groups_of_strange_names_share_a_key() -> None:
 @example(("orders", "g"), ("{orders}", "g"))
 def test_no_two_groups_share_a_key(one: tuple[str, str], other: tuple[str, str]) -> None:
     for pair in (one, other):
-        assert len(made(Keys.of(*_encodable(pair)))) == 4
+        assert len(made(Keys.of(*pair))) == 4
     if one != other:
         assert not made(Keys.of(*one)) & made(Keys.of(*other))
 
 
 @given(TEXT, TEXT)
-@example("{}x", "g").xfail(raises=AssertionError)  # cannot be wrapped; refused on a cluster
 @example("{eu}:orders", "{x}")
 @example("a{b", "}")
 def test_all_keys_of_a_group_lie_in_the_slot_of_its_stream(stream: str, group: str) -> None:
-    stream, group = _encodable((stream, group))
-    tagged = key_slot(stream.encode()) != key_slot(b"x" + stream.encode() + b"x")
-    assume(stream == "{}x" or "}" not in stream or not tagged)
+    tagged = re.match(r"[^{]*\{[^}]+\}", stream)
+    assume(tagged or "}" not in stream)  # another name cannot be wrapped, and is refused on a cluster
     keys = Keys.of(stream, group)
     assert {key_slot(key) for key in made(keys)} == {key_slot(keys.stream)}
-
-
-def _encodable(pair: tuple[str, str]) -> tuple[str, str]:
-    for text in pair:
-        assume(not any(0xD800 <= ord(character) < 0xE000 for character in text))
-    return pair
