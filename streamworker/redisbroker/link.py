@@ -83,6 +83,7 @@ class Link:
         self._class, self._options = driver_options(url)
         self._timeout = timeout
         self._connection: AbstractConnection | None = None
+        self._known: set[str] = set()
 
     @property
     def connected(self) -> bool:
@@ -110,6 +111,7 @@ class Link:
         except (RedisError, OSError, TimeoutError) as error:
             raise classify(error) from None
         self._connection = connection
+        self._known = set()
 
     async def close(self) -> None:
         """Drop the connection; nothing is waited for."""
@@ -137,9 +139,13 @@ class Link:
 
     async def scripts(self, calls: Sequence[tuple[Script, Sequence[bytes], Sequence[Argument]]]) -> list[Any]:
         """Run several scripts in one round trip; an error stands in the place of its reply."""
-        replies = await self._exchange([s.by_name(keys, arguments) for s, keys, arguments in calls], 0.0)
+        await self.open()
+        known = self._known  # of this connection: the first use sends the source
+        commands = [(s.by_name if s.sha in known else s.in_full)(keys, arguments) for s, keys, arguments in calls]
+        replies = await self._exchange(commands, 0.0)
+        known.update(s.sha for s, _, _ in calls)
         unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:  # after SCRIPT FLUSH, a restart or a failover
+        if unknown:  # after SCRIPT FLUSH
             again = await self._exchange([calls[at][0].in_full(*calls[at][1:]) for at in unknown], 0.0)
             for at, reply in zip(unknown, again, strict=True):
                 replies[at] = reply
