@@ -35,7 +35,10 @@ _BY_CODE: tuple[tuple[re.Pattern[str], type[BrokerError]], ...] = tuple(
         (r"Redis is busy running a script|You can't write against a read only", Unavailable),
         (r"NOGROUP|no longer exists|no such key|requires the key to exist", GroupMissing),
         (r"WRONGTYPE|wrong kind of value", WrongType),
-        (r"NOPERM|has no permissions|ACLs rules|can't run this command|No permissions to", NotPermitted),
+        (
+            r"NOPERM|has no permissions|ACLs rules|can't run this command|No permissions to|can't access at least one",
+            NotPermitted,
+        ),
     )
 )
 
@@ -63,8 +66,8 @@ def classify(error: BaseException) -> BrokerError:
 
 
 def _text(error: BaseException) -> str:
-    """The server's words, on one line; pipelines of the driver append the command, so of the payload."""
-    text = str(error).partition("Command # ")[0] or type(error).__name__
+    """The server's words, on one line, without the arguments that drivers and servers append: they are payload."""
+    text = str(error).partition("Command # ")[0].partition(", with args beginning")[0] or type(error).__name__
     code = getattr(error, "status_code", None)
     text = f"{code} {text}" if code and not text.startswith(code) else text
     return " ".join(text.split())[:300]
