@@ -174,7 +174,7 @@ local moved = 0
 while moved < room and bytes < limit do
   local member = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 1)[1]
   if not member then break end
-  local origin, count, packed = string.match(member, '^(%S+) (%d+) (.*)$')
+  local origin, count, packed = string.match(member, '^(%S+) (%-?%d+) (.*)$')
   if not origin then origin, count, packed = '0-0', '0', '' end  -- not ours: becomes a dead letter
   redis.call('XADD', KEYS[2], '*', 'sw-id', origin, 'sw-deliveries', count, 'sw-fields', packed)
   redis.call('ZREM', KEYS[3], member)

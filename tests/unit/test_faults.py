@@ -123,7 +123,7 @@ TEXTS: list[tuple[type[BrokerError], str]] = [
 
 def told(text: str) -> BaseException:
     """What the driver raises when the server says ``text``."""
-    error = BaseParser.parse_error(text)
+    error = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]
     assert isinstance(error, BaseException)
     return error
 
@@ -132,8 +132,7 @@ def told(text: str) -> BaseException:
 def test_what_a_server_says_has_one_meaning(kind: type[BrokerError], text: str) -> None:
     error = classify(told(text))
     assert type(error) is kind
-    assert str(error).split()[0] == text.split()[0] or kind is AuthFailed or text.startswith("ERR")
-    assert "\n" not in str(error)
+    assert str(error).startswith(text.partition(" ")[0]), "the server's words, with the code that the driver cuts off"
 
 
 @pytest.mark.parametrize("name", ["OOM", "READONLY", "WRONGTYPE", "NOPERM", "BUSY", "MOVED 1", "LOADING"])
@@ -153,7 +152,6 @@ def test_a_stream_may_be_called_like_a_code(name: str) -> None:
         ConnectionResetError(104, "Connection reset by peer"),
         ConnectionRefusedError(111, "Connection refused"),
         TimeoutError(),
-        asyncio.TimeoutError(),
         asyncio.IncompleteReadError(b"", 5),
         EOFError(),
         OSError("no route to host"),
@@ -186,7 +184,7 @@ def test_the_text_is_one_short_line() -> None:
 def of_a_pipeline(*command: Any) -> BaseException:
     """The error of a pipeline of the driver, which names the command with its arguments."""
     error = told(WRONG)
-    Pipeline.annotate_exception(None, error, 1, command)  # type: ignore[arg-type]
+    Pipeline.annotate_exception(None, error, 1, command)  # type: ignore[no-untyped-call,arg-type]
     assert CANARY in str(error), "else this test tests nothing"
     return error
 
