@@ -35,9 +35,13 @@ class Shared:
         return await link.pipeline(questions)
 
     def ask(self, *command: str, size: int = 0) -> asyncio.Task[Any]:
-        task = asyncio.create_task(self.link.ask(command, size))
+        task = asyncio.create_task(self._ask(command, size))
         self._asked.append(task)
         return task
+
+    async def _ask(self, command: Command, size: int) -> Any:
+        async with asyncio.timeout(10):  # an answer that never comes is a failure, and holds up no other test
+            return await self.link.ask(command, size)
 
     async def hold(self) -> asyncio.Task[Any]:
         """Have one question under way, and hold it up."""
@@ -54,6 +58,8 @@ class Shared:
     async def close(self) -> None:
         self.go_on.set()
         await self.link.close()
+        for task in self._asked:
+            task.cancel()
         await asyncio.gather(*self._asked, return_exceptions=True)
 
 
@@ -97,7 +103,7 @@ async def test_what_is_asked_during_a_round_trip_shares_the_next_one(shared: Sha
 
 
 async def test_what_is_asked_at_once_shares_one_round_trip(shared: Shared) -> None:
-    answers = await asyncio.gather(*(shared.link.ask(("ECHO", str(number))) for number in range(20)))
+    answers = await asyncio.gather(*(shared.ask("ECHO", str(number)) for number in range(20)))
     assert answers == [str(number).encode() for number in range(20)]
     assert shared.sizes == [20]
 
@@ -125,7 +131,7 @@ async def test_a_round_trip_takes_no_more_bytes_than_it_may_and_at_least_one_que
 
 async def test_an_error_is_told_to_who_asked_and_to_nobody_else(shared: Shared, redis: Redis, stream: str) -> None:
     await redis.set(stream, "something else")
-    wrong, right = shared.link.ask(("XLEN", stream)), shared.link.ask(("GET", stream))
+    wrong, right = shared.ask("XLEN", stream), shared.ask("GET", stream)
     answers = await asyncio.gather(wrong, right, return_exceptions=True)
     assert [type(answers[0]), answers[1]] == [WrongType, b"something else"]
     assert shared.sizes == [2]
@@ -239,7 +245,7 @@ async def test_what_was_not_sent_when_the_server_went_away_is_known_not_to_be_do
 async def test_each_caller_has_an_exception_of_its_own(own_server: Server, own_shared: Shared) -> None:
     """One that is raised in many tasks would gather the tracebacks of all."""
     own_server.kill()
-    answers = await asyncio.gather(*(own_shared.link.ask(("PING",)) for _ in range(3)), return_exceptions=True)
+    answers = await asyncio.gather(*(own_shared.ask("PING") for _ in range(3)), return_exceptions=True)
     assert {type(answer) for answer in answers} == {NotSent}
     assert len(set(map(id, answers))) == 3
 
