@@ -14,11 +14,12 @@ from streamworker.logs import Outage, log
 from streamworker.message import Delivery
 from streamworker.outage import Outages, pauses
 from streamworker.state import State
+from streamworker.strangers import Strangers
 
 _TURN: Final = 0.5  # seconds between turns; pauses, released entries and marked deaths take effect within two
 _BLOCK: Final = 0.5  # seconds a read waits: reads are never cancelled, which would lose the reply
 _MAX_WAITING: Final = 100_000  # retries; a failing dependency must not turn the whole backlog into copies
-_WRONG_TYPE_PAUSE: Final = 30.0
+_WRONG_TYPE_PAUSE: Final = 4.0  # seconds; it is looked at again now and then, since somebody may put it right
 _AUTH_PAUSE: Final = (5.0, 30.0)
 BURST_HORIZON: Final = 60.0  # seconds; a burst waits for retries that are due within
 
@@ -67,6 +68,7 @@ class Acquirer:
         self._outages = outages
         self._failing = Outage("stream.failing", "stream.recovered", stream=state.group.stream, group=state.group.name)
         self._suspect_from = suspect_from(state.group)
+        self._strangers = Strangers(state, reader, self._suspect_from)
         self._joined = False
         self._joined_before = False
         self._turn_due = 0.0
@@ -113,6 +115,7 @@ class Acquirer:
                     self._outages.ended(self)
                     self._failing.ended()
         self._isolation.stop()
+        self._state.trimmed.count(unread=self._reader.skipped(), last=True)
 
     async def _step(self) -> None:
         if not self._joined:
@@ -121,6 +124,8 @@ class Acquirer:
         strays_fit = self._strays and self._state.flight.room > 0
         if now >= self._audit_due or strays_fit or self._settling.in_doubt or self._state.lease.lapsed:
             await self._audit()
+            if not self._draining and self._joined:
+                self._bring_in(await self._strangers.step(self._room()))
         if self._draining:
             self._isolation.stop()
             self._drained = True
@@ -173,13 +178,11 @@ class Acquirer:
             )
         if turn.waiting > _MAX_WAITING >= self._waiting:
             log.warning("retries.too_many", stream=state.group.stream, group=state.group.name, waiting=turn.waiting)
-        if turn.trimmed:
-            state.counts.trimmed += turn.trimmed
-            log.error("entries.trimmed", stream=state.group.stream, group=state.group.name, entries=turn.trimmed)
+        state.trimmed.count(pending=turn.trimmed, unread=turn.skipped + self._reader.skipped())
         self.paused = turn.paused
         self._waiting = turn.waiting
         state.counts.claimed += len(turn.claims)
-        self._isolation.suspect = turn.suspect
+        self._isolation.suspect = turn.suspect or self._strangers.suspect
         self._bring_in(turn.retries + turn.claims)
 
     async def _read(self) -> None:
@@ -238,9 +241,7 @@ class Acquirer:
         if not strays or not room:
             return
         found, trimmed = await self._reader.fetch(dict(list(strays.items())[:room]))
-        if trimmed:
-            self._state.counts.trimmed += trimmed
-            log.error("entries.trimmed", stream=self._state.group.stream, group=self._state.group.name, entries=trimmed)
+        self._state.trimmed.count(pending=trimmed)
         self._state.counts.adopted += len(found)
         self._bring_in(found)
 
@@ -268,6 +269,7 @@ class Acquirer:
         self.look = None
         self._joined = False
         self._strays = False
+        self._strangers.restart()
         self._settling.doubt()
         self._isolation.give_up()
         if isinstance(error, GroupMissing):  # deleted, flushed, destroyed: join again at the floor

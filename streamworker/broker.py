@@ -51,6 +51,7 @@ class Turn:
         retries: due retries and redriven letters.
         claims: entries that were released, or whose worker died.
         trimmed: entries that were trimmed away while they were pending.
+        skipped: entries that were trimmed away before this group read them.
         suspect: the first suspect found, if any.
     """
 
@@ -61,6 +62,7 @@ class Turn:
     retries: list[Delivery]
     claims: list[Delivery]
     trimmed: int
+    skipped: int
     suspect: Suspect | None
 
 
@@ -69,10 +71,20 @@ class Convicted:
     """A suspect that was claimed.
 
     ``guilty``: its last worker died while this entry ran alone. ``count`` is how often it had been delivered.
+    ``delivery`` is None if it had been trimmed away, which settled it.
     """
 
-    delivery: Delivery
+    delivery: Delivery | None
     guilty: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """An entry that the consumer ``owner`` of another program lets lie, after ``count`` deliveries."""
+
+    entry: EntryName
+    owner: str
     count: int
 
 
@@ -122,6 +134,18 @@ class GroupReader(Protocol):
         ...
 
     async def claim_alone(self, suspect: Suspect, highest: int) -> Convicted | None: ...
+
+    async def abandoned(self, idle: float) -> list[Abandoned]:
+        """The first entries of other programs' consumers, those delivered more than ``idle`` seconds ago."""
+        ...
+
+    async def claim_abandoned(self, found: Sequence[Abandoned]) -> tuple[list[Delivery], int]:
+        """Take over those that nobody has touched meanwhile; the second number counts those trimmed away."""
+        ...
+
+    def skipped(self) -> int:
+        """How many entries were found trimmed unread right before a read, since this was last asked."""
+        ...
 
     async def left(self, horizon: float) -> Left: ...
 

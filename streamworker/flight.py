@@ -28,7 +28,8 @@ class Counts:
     claimed: int = 0
     adopted: int = 0
     lost: int = 0
-    trimmed: int = 0
+    trimmed: int = 0  # while they were pending
+    skipped: int = 0  # trimmed before they were read
     slow: int = 0
     stuck: int = 0
 

@@ -113,6 +113,8 @@ class Isolation:
             return  # another worker was faster, or it was trimmed
         self._patience = self._state.lease.seconds
         delivery = convicted.delivery
+        if delivery is None:
+            return self._state.trimmed.count(pending=1)
         if not self._state.flight.add(delivery):
             return  # an older run of it is not settled yet
         self._state.counts.claimed += 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from math import inf
+from typing import Final
 
 import msgspec
 
@@ -12,9 +14,12 @@ from streamworker.flight import Counts, Flight
 from streamworker.gate import Gate
 from streamworker.handler import Group, Handler
 from streamworker.lease import Lease
+from streamworker.logs import log
 from streamworker.message import Delivery, Message, headers_of, published_at
 from streamworker.message import field as field_of
 from streamworker.settling import Settling
+
+_TELL: Final = 2.0  # seconds between two lines about trimmed entries
 
 
 class ServerClock:
@@ -30,6 +35,30 @@ class ServerClock:
         return time.monotonic() + self._ahead
 
 
+class Trimmed:
+    """Counts entries that were trimmed away before the group was through with them; tells so now and then."""
+
+    def __init__(self, group: Group, counts: Counts) -> None:
+        self._group = group
+        self._counts = counts
+        self._untold = [0, 0]
+        self._told = -inf
+
+    def count(self, *, pending: int = 0, unread: int = 0, last: bool = False) -> None:
+        """So many more are lost; ``last`` tells at once what was not told yet."""
+        self._counts.trimmed += pending
+        self._counts.skipped += unread
+        self._untold[0] += pending
+        self._untold[1] += unread
+        now = time.monotonic()
+        if any(self._untold) and (last or now - self._told >= _TELL):
+            pending, unread = self._untold
+            log.error("entries.trimmed", stream=self._group.stream, group=self._group.name, pending=pending,
+                      unread=unread)  # fmt: skip
+            self._untold = [0, 0]
+            self._told = now
+
+
 @dataclass(slots=True)
 class State:
     """One consumer: a member of ``group``, called ``me``; ``settling`` is None for a broadcast, which acks nothing."""
@@ -42,6 +71,10 @@ class State:
     settling: Settling | None
     counts: Counts
     clock: ServerClock = field(default_factory=ServerClock)
+    trimmed: Trimmed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trimmed = Trimmed(self.group, self.counts)
 
     def message(self, handler: Handler, delivery: Delivery) -> Message:
         """The delivery as a handler sees it."""

@@ -50,6 +50,8 @@ async def join(link: Link, keys: Keys, group: str, start: Start, joined_before: 
         if "BUSYGROUP" not in str(error):
             raise
         return Joined(None, None)  # another worker was faster
+    if added is not None and read:  # what is trimmed from now on before it is read is lost to this group
+        await link.call("HSET", keys.consumers, "skipped", added - int(info[b"length"]))
     return Joined(how, waiting)
 
 

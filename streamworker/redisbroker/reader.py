@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from streamworker.broker import Convicted, Dead, EntryName, Joined, Left, Suspect, Turn
+from streamworker.broker import Abandoned, Convicted, Dead, EntryName, Joined, Left, Suspect, Turn
 from streamworker.errors import BrokerError, GroupMissing, WrongType
 from streamworker.handler import Start
+from streamworker.identity import SUFFIX
 from streamworker.message import Delivery
 from streamworker.redisbroker import scripts
 from streamworker.redisbroker.join import join
@@ -17,6 +18,7 @@ from streamworker.redisbroker.packing import unpack
 
 MOVE_BYTES: Final = 2**20  # what a script moves per call at most: it holds up the whole server
 _PAGE: Final = 1000
+_STRANGERS_PAGE: Final = 100
 
 
 class ReplySize:
@@ -59,6 +61,8 @@ class RedisGroupReader:
         self._group = group
         self._me = consumer
         self._size = ReplySize(max_bytes)
+        self._behind = False  # the last read brought all that was asked for: there is a backlog
+        self._skipped = 0
         self.stream_key = keys.stream
         self.retry_key = keys.retry
         self._both = (keys.stream, keys.retry)
@@ -75,7 +79,7 @@ class RedisGroupReader:
         victims: list[bytes | str] = [scripts.RELEASED, b""]
         for one in dead:
             victims += (one.name, one.value)
-        now, paused, waiting, more, retries, claims, trimmed, suspect = await self._link.script(
+        now, paused, waiting, more, retries, claims, trimmed, skipped, suspect = await self._link.script(
             scripts.TURN,
             (keys.stream, keys.retry, keys.delayed, keys.consumers),
             (self._group, self._me, (room + 1) // 2, room - room // 4, MOVE_BYTES, suspect_from, *victims),
@@ -89,6 +93,7 @@ class RedisGroupReader:
             retries=[Delivery(keys.retry, id, origin, unpack(packed), count) for id, origin, count, packed in retries],
             claims=claimed,
             trimmed=trimmed + gone,
+            skipped=skipped,
             suspect=self._suspect(*suspect) if suspect else None,
         )
 
@@ -98,15 +103,27 @@ class RedisGroupReader:
     async def read(self, room: int, block: float) -> list[Delivery]:
         stream = self._keys.stream
         waiting: tuple[str | int, ...] = ("BLOCK", max(1, int(block * 1000))) if block > 0 else ()
-        reply = await self._link.call(
-            "XREADGROUP", "GROUP", self._group, self._me, "COUNT", self._size.count(room), *waiting,
-            "STREAMS", stream, ">", block=block,
-        )  # fmt: skip
+        count = self._size.count(room)
+        commands: list[Command] = [
+            ("XREADGROUP", "GROUP", self._group, self._me, "COUNT", count, *waiting, "STREAMS", stream, ">")
+        ]
+        if self._behind:  # what is trimmed unread must be counted before the read leaps over it
+            # In full, since a server that has forgotten its scripts must not cost the count.
+            commands.insert(0, scripts.SKIPPED.in_full((stream, self._keys.consumers), (self._group,)))
+        *skipped, reply = await self._link.pipeline(commands, block=block)
+        if isinstance(reply, BrokerError):
+            raise reply
+        self._skipped += sum(found for found in skipped if isinstance(found, int))
+        self._behind = bool(reply) and len(reply[0][1]) >= count
         if not reply:
             return []
         entries = reply[0][1]
         sized(entries, self._size)
         return [Delivery(stream, id, id, fields, 1) for id, fields in entries]
+
+    def skipped(self) -> int:
+        found, self._skipped = self._skipped, 0
+        return found
 
     async def own(self) -> dict[EntryName, int]:
         found: dict[EntryName, int] = {}
@@ -163,18 +180,41 @@ class RedisGroupReader:
         reply = await self._link.script(
             scripts.CLAIM_ALONE,
             (key, self._keys.consumers),
-            (self._group, self._me, id, suspect.dead.name, suspect.dead.value, highest),
+            (
+                self._group,
+                self._me,
+                id,
+                suspect.dead.name.encode(errors="surrogateescape"),
+                suspect.dead.value,
+                highest,
+            ),
         )
         if not reply:
             return None
+        if len(reply) == 1:
+            return Convicted(None, False, reply[0])
         before, guilty, count = reply
         found, _ = await self.fetch({suspect.entry: count})
-        return Convicted(found[0], bool(guilty), before) if found else None
+        return Convicted(found[0] if found else None, bool(guilty), before)
+
+    async def abandoned(self, idle: float) -> list[Abandoned]:
+        stream = self._keys.stream
+        reply = await self._link.script(
+            scripts.ABANDONED, (stream,), (self._group, SUFFIX, int(idle * 1000), _STRANGERS_PAGE)
+        )
+        return [Abandoned((stream, id), owner.decode(errors="surrogateescape"), count) for id, owner, count in reply]
+
+    async def claim_abandoned(self, found: Sequence[Abandoned]) -> tuple[list[Delivery], int]:
+        arguments: list[bytes | str | int] = [self._group, self._me]
+        for one in found:
+            arguments += (one.entry[1], one.owner.encode(errors="surrogateescape"), one.count)
+        claimed = await self._link.script(scripts.CLAIM_ABANDONED, (self._keys.stream,), arguments)
+        return await self.fetch({(self._keys.stream, id): count for id, count in claimed})
 
     async def left(self, horizon: float) -> Left:
         keys = self._keys
         pending, ready, waiting, next_in = await self._link.script(
-            scripts.LEFT, (keys.stream, keys.retry, keys.delayed), (self._group, int(horizon * 1000))
+            scripts.LEFT, (keys.stream, keys.retry, keys.delayed, keys.consumers), (self._group, int(horizon * 1000))
         )
         return Left(pending, ready, waiting, next_in / 1000)
 

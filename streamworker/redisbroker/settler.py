@@ -65,7 +65,11 @@ class RedisSettler:
             spent = delivery.deliveries if settlement.counted else delivery.deliveries - 1
             member = b"%s %d %s" % (delivery.origin, spent, packed)
             milliseconds = int(settlement.delay * 1000)
-            return scripts.RETRY, (delivery.key, self._keys.delayed), (*fence, milliseconds, member)
+            return (
+                scripts.RETRY,
+                (delivery.key, self._keys.delayed, self._keys.consumers),
+                (*fence, milliseconds, member),
+            )
         if settlement.letter is not None:
             letter: list[Argument] = []
             for name, value in settlement.letter.items():

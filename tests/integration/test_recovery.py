@@ -189,7 +189,7 @@ async def test_a_deleted_entry_that_is_pending_for_a_dead_worker_is_counted_and_
     async with working(handler.app, url=redis_url):
         await wait_until(lambda: handler.seen == ["kept"])
         await watched.rests()
-        await wait_until(lambda: [one["entries"] for one in events(caplog, "entries.trimmed")] == [1])
+        await wait_until(lambda: [one["pending"] for one in events(caplog, "entries.trimmed")] == [1])
     assert handler.seen == ["kept"]
     await watched.check_nothing_is_left()
 

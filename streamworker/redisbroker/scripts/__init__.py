@@ -1,0 +1,35 @@
+"""The Lua scripts: everything that must happen in one step, or not at all.
+
+What they have in common:
+
+* A failure is fenced: a script acts on an entry only if it is pending for this consumer *and* has the
+  delivery count that the consumer knows. The owner alone cannot tell two runs of one worker apart.
+* Copy first, remove last, so that a refused write (out of memory, wrong type) leaves everything as it was.
+* Where a script must work while the server is out of memory its first write is ``HDEL hash ''``: a server
+  lets the other writes of a script pass when the first one was allowed.
+* Time is the server's (``TIME``), in milliseconds. Due times are told by the group's own clock, which never
+  goes back: see ``clock.py``.
+"""
+
+from streamworker.redisbroker.scripts.membership import BEAT, CLAIM_ALONE, LEAVE, LEFT
+from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RELEASED, RETRY
+from streamworker.redisbroker.scripts.strangers import ABANDONED, CLAIM_ABANDONED
+from streamworker.redisbroker.scripts.turning import COUNT_AFTER, SKIPPED, TURN
+
+__all__ = [
+    "ABANDONED",
+    "ACK_RETRIED",
+    "BEAT",
+    "CLAIM_ABANDONED",
+    "CLAIM_ALONE",
+    "COUNT_AFTER",
+    "DEAD_LETTER",
+    "DROP",
+    "LEAVE",
+    "LEFT",
+    "RELEASE",
+    "RELEASED",
+    "RETRY",
+    "SKIPPED",
+    "TURN",
+]

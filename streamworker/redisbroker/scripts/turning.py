@@ -1,0 +1,183 @@
+"""The turn: what an acquirer does in one step besides reading new entries, and what it counts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamworker.redisbroker.link import Script
+from streamworker.redisbroker.scripts.clock import CLOCK
+
+# What was trimmed before this group read it. The server keeps no such number, and its `entries-read` leaps over
+# what is gone; but as long as the first entry lies behind the last one delivered, the two positions differ by it.
+# `skipped` in the hash is the position up to which it was counted, so that the fleet counts it once. A group
+# made by another program is counted from the first look on. 6.2 keeps no positions: there it gives 0.
+_SKIPPED: Final = """
+local function later(one, other)
+  local a, b = {string.match(one, '^(%d+)-(%d+)$')}, {string.match(other, '^(%d+)-(%d+)$')}
+  for at = 1, 2 do  -- as text: numbers in Lua are exact up to 2^53 only
+    if #a[at] ~= #b[at] then return #a[at] > #b[at] end
+    if a[at] ~= b[at] then return a[at] > b[at] end
+  end
+  return false
+end
+local function named(flat)
+  local found = {}
+  for at = 1, #flat, 2 do found[flat[at]] = flat[at + 1] end
+  return found
+end
+local function skipped(stream, hash, group)
+  local info = redis.pcall('XINFO', 'STREAM', stream)
+  if info.err then return 0 end
+  info = named(info)
+  if not info['entries-added'] then return 0 end
+  local gone = info['entries-added'] - info['length']
+  local known = tonumber(redis.call('HGET', hash, 'skipped') or -1)
+  local lost = 0
+  if known >= 0 and gone > known then
+    for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+      local one = named(flat)
+      if one['name'] == group and one['entries-read'] then
+        local first = info['first-entry']
+        if not first or later(first[1], one['last-delivered-id']) then
+          lost = math.max(0, gone - math.max(known, one['entries-read']))
+        end
+      end
+    end
+  end
+  if gone ~= known then redis.call('HSET', hash, 'skipped', gone) end
+  return lost
+end
+"""
+
+# What an acquirer does besides reading new entries, in one step.
+# KEYS  stream, retry, delayed, consumers
+# ARGV  1 group, 2 me, 3 room for retries, 4 room for retries and claims together (claims get no more than
+#       retries may), 5 bytes to move at most,
+#       6 the delivery number from which an entry of a dead consumer is a suspect,
+#       then for each dead consumer: name, value of its heartbeat that the verdict rests on
+# gives {the server's time in ms, paused, retries waiting, more to do,
+#        retries {{id, origin, carried count + 1, packed fields}…},
+#        claims {{1 or 2, id, count}…}, trimmed while pending, trimmed unread (numbers),
+#        the first suspect {1 or 2, id, victim, value} or {}}; a paused group gets nothing
+# A claimed entry's count is what Redis now keeps. Suspects stay where they are.
+# A dead consumer that has nothing left is deleted, with its heartbeat and marker.
+TURN: Final = Script(
+    CLOCK
+    + _SKIPPED
+    + """
+redis.call('HDEL', KEYS[4], '')
+local group, me = ARGV[1], ARGV[2]
+local room, limit, from = tonumber(ARGV[3]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local wall, now = clock(KEYS[4])
+redis.call('HSET', KEYS[4], 'clock', string.format('%.0f', now), 'skew', string.format('%.0f', now - wall))
+local lost = skipped(KEYS[1], KEYS[4], group)
+local more, bytes = 0, 0
+if redis.call('HEXISTS', KEYS[4], 'paused') == 1 then
+  return {wall, 1, redis.call('ZCARD', KEYS[3]), 0, {}, {}, 0, lost, {}}
+end
+
+local moved = 0
+while moved < room and bytes < limit do
+  local member = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 1)[1]
+  if not member then break end
+  local origin, count, packed = string.match(member, '^(%S+) (%-?%d+) (.*)$')
+  -- not ours: becomes a dead letter, with what it was
+  if not origin then origin, count, packed = '0-0', '0', cmsgpack.pack({'member', member}) end
+  redis.call('XADD', KEYS[2], '*', 'sw-id', origin, 'sw-deliveries', count, 'sw-fields', packed)
+  redis.call('ZREM', KEYS[3], member)
+  moved = moved + 1
+  bytes = bytes + #member
+end
+
+local retries = {}
+bytes = 0
+if room > 0 and redis.call('EXISTS', KEYS[2]) == 1 then
+  while #retries < room and bytes < limit do
+    local reply = redis.pcall('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', KEYS[2], '>')
+    if reply and reply.err then
+      if not string.find(reply.err, 'NOGROUP') then return redis.error_reply(reply.err) end
+      redis.call('XGROUP', 'CREATE', KEYS[2], group, '0')
+    elseif not reply then
+      break
+    else
+      local id, fields = reply[1][2][1][1], {}
+      for i = 1, #reply[1][2][1][2], 2 do fields[reply[1][2][1][2][i]] = reply[1][2][1][2][i + 1] end
+      local count = (tonumber(fields['sw-deliveries']) or 0) + 1
+      redis.call('XCLAIM', KEYS[2], group, me, 0, id, 'RETRYCOUNT', count, 'JUSTID')
+      retries[#retries + 1] = {id, fields['sw-id'] or id, count, fields['sw-fields'] or ''}
+      bytes = bytes + #(fields['sw-fields'] or '')
+    end
+  end
+  if #retries >= room or bytes >= limit then more = 1 end
+end
+
+room = math.min(room, tonumber(ARGV[4]) - #retries)
+local claims, trimmed, suspect, scanned = {}, 0, {}, 0
+local function pending(key, start, count, victim)
+  local found = redis.pcall('XPENDING', key, group, start, '+', count, victim)
+  return found.err and {} or found
+end
+for at = 7, #ARGV, 2 do
+  local victim, value = ARGV[at], ARGV[at + 1]
+  local free, before = victim == 'released', #claims
+  if free or (redis.call('HGET', KEYS[4], victim) or '') == value then
+    for which = 1, 2 do
+      local start = '-'
+      while scanned < 10000 and (room > 0 or (not free and #suspect == 0)) do
+        local page = pending(KEYS[which], start, 100, victim)
+        if #page == 0 then break end
+        for _, p in ipairs(page) do
+          local id, count = p[1], p[4] + 1
+          if not free and count >= from then
+            if #suspect == 0 then suspect = {which, id, victim, value} end
+          elseif room > 0 then
+            if #redis.call('XCLAIM', KEYS[which], group, me, 0, id, 'RETRYCOUNT', count, 'JUSTID') == 0 then
+              trimmed = trimmed + 1
+            else
+              claims[#claims + 1] = {which, id, count}
+              room = room - 1
+            end
+          else
+            more = 1
+          end
+        end
+        scanned = scanned + #page
+        start = '(' .. page[#page][1]
+      end
+    end
+    local emptied = #claims > before or not free
+    if emptied and #pending(KEYS[1], '-', 1, victim) == 0 and #pending(KEYS[2], '-', 1, victim) == 0 then
+      -- 6.2 refuses DELCONSUMER while out of memory: another turn will do
+      redis.pcall('XGROUP', 'DELCONSUMER', KEYS[1], group, victim)
+      redis.pcall('XGROUP', 'DELCONSUMER', KEYS[2], group, victim)
+      redis.call('HDEL', KEYS[4], victim, victim .. '!')
+    end
+  end
+end
+return {wall, 0, redis.call('ZCARD', KEYS[3]), more,
+        retries, claims, trimmed, lost, suspect}
+"""
+)
+
+# Counts entries behind an id, a page at a time, without sending them.
+# KEYS  stream
+# ARGV  id (exclusive), page size
+# gives {how many, last id of the page}
+COUNT_AFTER: Final = Script(
+    """
+local page = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
+return {#page, #page > 0 and page[#page][1] or ARGV[1]}
+"""
+)
+
+# Counts what was trimmed unread, right before a read leaps over it.
+# KEYS  stream, consumers
+# ARGV  group
+# gives a number
+SKIPPED: Final = Script(
+    _SKIPPED
+    + """
+redis.call('HDEL', KEYS[2], '')
+return skipped(KEYS[1], KEYS[2], ARGV[1])
+"""
+)
