@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Final, Protocol
 
-from streamworker.broker import Dead, EntryName, GroupReader, Left, Turn
+from streamworker.audits import Audits
+from streamworker.broker import Dead, GroupReader, Left, Turn
 from streamworker.errors import AuthFailed, BrokerError, GroupMissing, Unavailable, WrongType
 from streamworker.isolation import Isolation, suspect_from
 from streamworker.logs import Outage, log
@@ -68,15 +69,14 @@ class Acquirer:
         self._outages = outages
         self._failing = Outage("stream.failing", "stream.recovered", stream=state.group.stream, group=state.group.name)
         self._suspect_from = suspect_from(state.group)
+        self._audits = Audits(state, reader)
         self._strangers = Strangers(state, reader, self._suspect_from)
         self._joined = False
         self._joined_before = False
         self._turn_due = 0.0
-        self._audit_due = 0.0
         self._turn_broken = False
         self._more = False  # another turn would bring more at once
         self._owes_read = False  # the last turn took room: the next belongs to new entries
-        self._strays = False
         self.paused = False
         self._waiting = 0
         self._draining = False
@@ -115,19 +115,17 @@ class Acquirer:
                     self._outages.ended(self)
                     self._failing.ended()
         self._isolation.stop()
-        self._state.trimmed.count(unread=self._reader.skipped(), last=True)
 
     async def _step(self) -> None:
         if not self._joined:
             await self._join()
         now = monotonic()
-        strays_fit = self._strays and self._state.flight.room > 0
-        if now >= self._audit_due or strays_fit or self._settling.in_doubt or self._state.lease.lapsed:
+        if self._audits.due(now):
             await self._audit()
-            if not self._draining and self._joined:
-                self._bring_in(await self._strangers.step(self._room()))
         if self._draining:
             self._isolation.stop()
+            if not self._drained:
+                self._state.trimmed.count(unread=await self._reader.skipped(), last=True)
             self._drained = True
             return await self._rest(0.05)
         if now >= self._turn_due and not self._owes_read:
@@ -178,7 +176,7 @@ class Acquirer:
             )
         if turn.waiting > _MAX_WAITING >= self._waiting:
             log.warning("retries.too_many", stream=state.group.stream, group=state.group.name, waiting=turn.waiting)
-        state.trimmed.count(pending=turn.trimmed, unread=turn.skipped + self._reader.skipped())
+        state.trimmed.count(pending=turn.trimmed)
         self.paused = turn.paused
         self._waiting = turn.waiting
         state.counts.claimed += len(turn.claims)
@@ -211,39 +209,12 @@ class Acquirer:
         self._desk.accept(new)
 
     async def _audit(self) -> None:
-        """Compare what is pending for us with what is in flight.
-
-        A reply that was lost leaves entries pending here that nobody has seen; our own heartbeat protects
-        them from everybody else. Only this task brings anything in, so what was in flight before the
-        question and what is pending after it can be compared.
-        """
-        flight, lease = self._state.flight, self._state.lease
-        lapses, doubts = lease.lapses, self._settling.doubts
-        before = flight.names()
-        own = await self._reader.own()
-        missing = [name for name in before if name not in own and flight.get(name) is not None]
-        if missing:
-            for name, owner in zip(missing, await self._reader.owners(missing), strict=True):
-                delivery = flight.get(name)
-                # What has vanished (group destroyed, failover) runs on, unless our lease was over: then
-                # another worker may have finished it.
-                if delivery is not None and owner != self._state.me and (owner is not None or lease.lapsed):
-                    self._desk.lose(delivery, owner)
-        await self._adopt({name: count for name, count in own.items() if name not in before})
-        self._settling.audited(own, doubts)
-        lease.audited(lapses)
+        adopted = await self._audits.run(self._desk.lose)
+        self._bring_in(adopted)
         self._desk.accept([])  # what was held back may start
-        self._audit_due = monotonic() + lease.seconds / 2
-
-    async def _adopt(self, strays: dict[EntryName, int]) -> None:
-        room = self._state.flight.room
-        self._strays = len(strays) > room
-        if not strays or not room:
-            return
-        found, trimmed = await self._reader.fetch(dict(list(strays.items())[:room]))
-        self._state.trimmed.count(pending=trimmed)
-        self._state.counts.adopted += len(found)
-        self._bring_in(found)
+        if not self._draining:
+            self._state.trimmed.count(unread=await self._reader.skipped())
+            self._bring_in(await self._strangers.step(self._room()))
 
     async def _look(self, nothing: bool) -> None:
         """For a burst: whether anything is left for this group."""
@@ -255,7 +226,7 @@ class Acquirer:
     @property
     def _kept(self) -> int:
         """Room that nothing new may take: for the next suspect, and for strays that did not fit."""
-        return self._isolation.reserved + self._strays
+        return self._isolation.reserved + self._audits.strays
 
     def _room(self) -> int:
         return max(0, self._state.flight.room - self._kept)
@@ -268,7 +239,7 @@ class Acquirer:
         group = self._state.group
         self.look = None
         self._joined = False
-        self._strays = False
+        self._audits.strays = False
         self._strangers.restart()
         self._settling.doubt()
         self._isolation.give_up()

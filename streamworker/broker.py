@@ -51,7 +51,6 @@ class Turn:
         retries: due retries and redriven letters.
         claims: entries that were released, or whose worker died.
         trimmed: entries that were trimmed away while they were pending.
-        skipped: entries that were trimmed away before this group read them.
         suspect: the first suspect found, if any.
     """
 
@@ -62,7 +61,6 @@ class Turn:
     retries: list[Delivery]
     claims: list[Delivery]
     trimmed: int
-    skipped: int
     suspect: Suspect | None
 
 
@@ -143,8 +141,8 @@ class GroupReader(Protocol):
         """Take over those that nobody has touched meanwhile; the second number counts those trimmed away."""
         ...
 
-    def skipped(self) -> int:
-        """How many entries were found trimmed unread right before a read, since this was last asked."""
+    async def skipped(self) -> int:
+        """How many entries were trimmed before this group read them, as found now and since this was last asked."""
         ...
 
     async def left(self, horizon: float) -> Left: ...

@@ -79,7 +79,7 @@ class RedisGroupReader:
         victims: list[bytes | str] = [scripts.RELEASED, b""]
         for one in dead:
             victims += (one.name, one.value)
-        now, paused, waiting, more, retries, claims, trimmed, skipped, suspect = await self._link.script(
+        now, paused, waiting, more, retries, claims, trimmed, suspect = await self._link.script(
             scripts.TURN,
             (keys.stream, keys.retry, keys.delayed, keys.consumers),
             (self._group, self._me, (room + 1) // 2, room - room // 4, MOVE_BYTES, suspect_from, *victims),
@@ -93,7 +93,6 @@ class RedisGroupReader:
             retries=[Delivery(keys.retry, id, origin, unpack(packed), count) for id, origin, count, packed in retries],
             claims=claimed,
             trimmed=trimmed + gone,
-            skipped=skipped,
             suspect=self._suspect(*suspect) if suspect else None,
         )
 
@@ -109,7 +108,7 @@ class RedisGroupReader:
         ]
         if self._behind:  # what is trimmed unread must be counted before the read leaps over it
             # In full, since a server that has forgotten its scripts must not cost the count.
-            commands.insert(0, scripts.SKIPPED.in_full((stream, self._keys.consumers), (self._group,)))
+            commands.insert(0, scripts.SKIPPED.in_full(*self._about_skipped))
         *skipped, reply = await self._link.pipeline(commands, block=block)
         if isinstance(reply, BrokerError):
             raise reply
@@ -121,9 +120,14 @@ class RedisGroupReader:
         sized(entries, self._size)
         return [Delivery(stream, id, id, fields, 1) for id, fields in entries]
 
-    def skipped(self) -> int:
+    async def skipped(self) -> int:
+        self._skipped += await self._link.script(scripts.SKIPPED, *self._about_skipped)
         found, self._skipped = self._skipped, 0
         return found
+
+    @property
+    def _about_skipped(self) -> tuple[tuple[bytes, bytes], tuple[str]]:
+        return (self._keys.stream, self._keys.consumers), (self._group,)
 
     async def own(self) -> dict[EntryName, int]:
         found: dict[EntryName, int] = {}

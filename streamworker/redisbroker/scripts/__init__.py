@@ -11,10 +11,11 @@ What they have in common:
   goes back: see ``clock.py``.
 """
 
+from streamworker.redisbroker.scripts.counting import COUNT_AFTER, SKIPPED
 from streamworker.redisbroker.scripts.membership import BEAT, CLAIM_ALONE, LEAVE, LEFT
 from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RELEASED, RETRY
 from streamworker.redisbroker.scripts.strangers import ABANDONED, CLAIM_ABANDONED
-from streamworker.redisbroker.scripts.turning import COUNT_AFTER, SKIPPED, TURN
+from streamworker.redisbroker.scripts.turning import TURN
 
 __all__ = [
     "ABANDONED",

@@ -1,4 +1,4 @@
-"""The turn: what an acquirer does in one step besides reading new entries, and what it counts."""
+"""The turn: what an acquirer does in one step besides reading new entries."""
 
 from __future__ import annotations
 
@@ -6,48 +6,6 @@ from typing import Final
 
 from streamworker.redisbroker.link import Script
 from streamworker.redisbroker.scripts.clock import CLOCK
-
-# What was trimmed before this group read it. The server keeps no such number, and its `entries-read` leaps over
-# what is gone; but as long as the first entry lies behind the last one delivered, the two positions differ by it.
-# `skipped` in the hash is the position up to which it was counted, so that the fleet counts it once. A group
-# made by another program is counted from the first look on. 6.2 keeps no positions: there it gives 0.
-_SKIPPED: Final = """
-local function later(one, other)
-  local a, b = {string.match(one, '^(%d+)-(%d+)$')}, {string.match(other, '^(%d+)-(%d+)$')}
-  for at = 1, 2 do  -- as text: numbers in Lua are exact up to 2^53 only
-    if #a[at] ~= #b[at] then return #a[at] > #b[at] end
-    if a[at] ~= b[at] then return a[at] > b[at] end
-  end
-  return false
-end
-local function named(flat)
-  local found = {}
-  for at = 1, #flat, 2 do found[flat[at]] = flat[at + 1] end
-  return found
-end
-local function skipped(stream, hash, group)
-  local info = redis.pcall('XINFO', 'STREAM', stream)
-  if info.err then return 0 end
-  info = named(info)
-  if not info['entries-added'] then return 0 end
-  local gone = info['entries-added'] - info['length']
-  local known = tonumber(redis.call('HGET', hash, 'skipped') or -1)
-  local lost = 0
-  if known >= 0 and gone > known then
-    for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-      local one = named(flat)
-      if one['name'] == group and one['entries-read'] then
-        local first = info['first-entry']
-        if not first or later(first[1], one['last-delivered-id']) then
-          lost = math.max(0, gone - math.max(known, one['entries-read']))
-        end
-      end
-    end
-  end
-  if gone ~= known then redis.call('HSET', hash, 'skipped', gone) end
-  return lost
-end
-"""
 
 # What an acquirer does besides reading new entries, in one step.
 # KEYS  stream, retry, delayed, consumers
@@ -57,23 +15,21 @@ end
 #       then for each dead consumer: name, value of its heartbeat that the verdict rests on
 # gives {the server's time in ms, paused, retries waiting, more to do,
 #        retries {{id, origin, carried count + 1, packed fields}…},
-#        claims {{1 or 2, id, count}…}, trimmed while pending, trimmed unread (numbers),
+#        claims {{1 or 2, id, count}…}, trimmed while pending (a number),
 #        the first suspect {1 or 2, id, victim, value} or {}}; a paused group gets nothing
 # A claimed entry's count is what Redis now keeps. Suspects stay where they are.
 # A dead consumer that has nothing left is deleted, with its heartbeat and marker.
 TURN: Final = Script(
     CLOCK
-    + _SKIPPED
     + """
 redis.call('HDEL', KEYS[4], '')
 local group, me = ARGV[1], ARGV[2]
 local room, limit, from = tonumber(ARGV[3]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local wall, now = clock(KEYS[4])
 redis.call('HSET', KEYS[4], 'clock', string.format('%.0f', now), 'skew', string.format('%.0f', now - wall))
-local lost = skipped(KEYS[1], KEYS[4], group)
 local more, bytes = 0, 0
 if redis.call('HEXISTS', KEYS[4], 'paused') == 1 then
-  return {wall, 1, redis.call('ZCARD', KEYS[3]), 0, {}, {}, 0, lost, {}}
+  return {wall, 1, redis.call('ZCARD', KEYS[3]), 0, {}, {}, 0, {}}
 end
 
 local moved = 0
@@ -155,29 +111,6 @@ for at = 7, #ARGV, 2 do
   end
 end
 return {wall, 0, redis.call('ZCARD', KEYS[3]), more,
-        retries, claims, trimmed, lost, suspect}
-"""
-)
-
-# Counts entries behind an id, a page at a time, without sending them.
-# KEYS  stream
-# ARGV  id (exclusive), page size
-# gives {how many, last id of the page}
-COUNT_AFTER: Final = Script(
-    """
-local page = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
-return {#page, #page > 0 and page[#page][1] or ARGV[1]}
-"""
-)
-
-# Counts what was trimmed unread, right before a read leaps over it.
-# KEYS  stream, consumers
-# ARGV  group
-# gives a number
-SKIPPED: Final = Script(
-    _SKIPPED
-    + """
-redis.call('HDEL', KEYS[2], '')
-return skipped(KEYS[1], KEYS[2], ARGV[1])
+        retries, claims, trimmed, suspect}
 """
 )

@@ -1,0 +1,65 @@
+"""Counting what lies in a stream, and what does not any more."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamworker.redisbroker.link import Script
+
+# What was trimmed before this group read it. The server keeps no such number, and its `entries-read` leaps over
+# what is gone; but as long as the first entry lies behind the last one delivered, the two positions differ by it.
+# `skipped` in the hash is the position up to which it was counted, so that the fleet counts it once. A group
+# made by another program is counted from the first look on. 6.2 keeps no positions: there it gives 0.
+# XINFO builds the first and the last entry, which may be large, so this is no part of every turn.
+# KEYS  stream, consumers
+# ARGV  group
+# gives how many were found now
+SKIPPED: Final = Script(
+    """
+local function later(one, other)
+  local a, b = {string.match(one, '^(%d+)-(%d+)$')}, {string.match(other, '^(%d+)-(%d+)$')}
+  for at = 1, 2 do  -- as text: numbers in Lua are exact up to 2^53 only
+    if #a[at] ~= #b[at] then return #a[at] > #b[at] end
+    if a[at] ~= b[at] then return a[at] > b[at] end
+  end
+  return false
+end
+local function named(flat)
+  local found = {}
+  for at = 1, #flat, 2 do found[flat[at]] = flat[at + 1] end
+  return found
+end
+redis.call('HDEL', KEYS[2], '')
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+if info.err then return 0 end
+info = named(info)
+if not info['entries-added'] then return 0 end
+local gone = info['entries-added'] - info['length']
+local known = tonumber(redis.call('HGET', KEYS[2], 'skipped') or -1)
+local lost = 0
+if known >= 0 and gone > known then
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    local group = named(flat)
+    if group['name'] == ARGV[1] and group['entries-read'] then
+      local first = info['first-entry']
+      if not first or later(first[1], group['last-delivered-id']) then
+        lost = math.max(0, gone - math.max(known, group['entries-read']))
+      end
+    end
+  end
+end
+if gone ~= known then redis.call('HSET', KEYS[2], 'skipped', gone) end
+return lost
+"""
+)
+
+# Counts entries behind an id, a page at a time, without sending them.
+# KEYS  stream
+# ARGV  id (exclusive), page size
+# gives {how many, last id of the page}
+COUNT_AFTER: Final = Script(
+    """
+local page = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
+return {#page, #page > 0 and page[#page][1] or ARGV[1]}
+"""
+)
