@@ -1,0 +1,1 @@
+"""What every backend must do, held against the protocols of ``streamworker/broker.py`` and against nothing else."""
