@@ -50,7 +50,7 @@ class RedisBackend:
 
     @asynccontextmanager
     async def _watched(self, stream: str, group: str) -> AsyncIterator[Watched]:
-        client = Redis.from_url(self._server.url, protocol=2, decode_responses=False)
+        client = Redis.from_url(self._server.url, protocol=2, decode_responses=False, socket_timeout=30)
         try:
             yield Watched(client, stream, group)
         finally:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from streamworker.broker import Broadcaster
+from streamworker.broker import Broadcaster, Settlement
 from streamworker.errors import GroupMissing
 from streamworker.handler import Start
 from streamworker.message import field
@@ -61,8 +61,10 @@ async def test_groups_whose_names_could_be_taken_for_one_another_stay_apart(part
     await party.publisher.publish(stream, 1)
     for member in members:
         (delivery,) = await member.read(1)
-        assert await member.ack([delivery]) is True
-        assert await member.reader.own() == {}
+        assert await member.settle(Settlement(delivery, delay=0.0)) == [True]
+        (retry,) = await member.retries(1)
+        assert list(await member.reader.own()) == [(retry.key, retry.id)]
+    assert [(await member.turn()).retries for member in members] == [[]] * len(names)
 
 
 @on_all_servers
