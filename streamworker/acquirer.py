@@ -148,6 +148,8 @@ class Acquirer:
             group = self._state.group
             log.info("group.created", stream=group.stream, group=group.name, at=joined.created, waiting=joined.waiting)
         self._joined = True
+        if self._joined_before:  # the server may not have heard yet that the last connection is gone
+            self._audits.again(monotonic() + 2 * _BLOCK)
         self._joined_before = True
         self._settling.doubt()
 

@@ -25,6 +25,11 @@ class Audits:
         self._settling = state.settling
         self._reader = reader
         self._due = 0.0
+        self._again = 0.0
+
+    def again(self, at: float) -> None:
+        """Audit once more when it is ``at``: until then a read of a lost connection may still be served."""
+        self._again = at
 
     def due(self, now: float) -> bool:
         """Whether to audit: every half lease, where something is in doubt, and when strays fit."""
@@ -34,7 +39,7 @@ class Audits:
     async def run(self, lose: Callable[[Delivery, str | None], None]) -> list[Delivery]:
         """Audit; ``lose`` is told what is not ours any more, and who owns it. Returns strays, to be taken in."""
         flight, lease = self._state.flight, self._state.lease
-        lapses, doubts = lease.lapses, self._settling.doubts
+        lapses, doubts, began = lease.lapses, self._settling.doubts, monotonic()
         before = flight.names()
         own = await self._reader.own()
         missing = [name for name in before if name not in own and flight.get(name) is not None]
@@ -49,6 +54,8 @@ class Audits:
         self._settling.audited(own, doubts)
         lease.audited(lapses)
         self._due = monotonic() + lease.seconds / 2
+        if began < self._again:
+            self._due = min(self._due, self._again)
         return adopted
 
     async def _adopt(self, strays: dict[EntryName, int]) -> list[Delivery]:
