@@ -59,6 +59,7 @@ class Consumer:
         self.acquirer = Acquirer(state, self._reader, isolation, self, outages)
         self._acquiring: asyncio.Task[None] | None = None
         self._settle_task: asyncio.Task[None] | None = None
+        self._maybe_released = 0
 
     async def replaces(self, name: str) -> None:
         """Mark the consumer ``name`` as certainly dead: its supervisor saw it end."""
@@ -124,7 +125,11 @@ class Consumer:
             async with asyncio.timeout(max(0.0, deadline - monotonic())):
                 released = await self._settler.release(unstarted)
         except (BrokerError, TimeoutError):
+            self._maybe_released = len(unstarted)
             return  # the server is away; the next look tries again
+        # What is not ours any more was handed back by the last try, if its reply was lost.
+        released += min(self._maybe_released, len(unstarted) - released)
+        self._maybe_released = 0
         self.counts.released += released
         self.counts.lost += len(unstarted) - released
         for delivery in unstarted:
@@ -195,5 +200,7 @@ class Consumer:
 
     def lose(self, delivery: Delivery, owner: str | None) -> None:
         """A delivery is not pending for us any more; ``owner`` is who has it now."""
+        if owner is not None:
+            self._settling.taken(delivery)
         for slots in self._slots.values():
             slots.lose(delivery, owner)

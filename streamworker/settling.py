@@ -39,6 +39,7 @@ class Settling:
         self._acking = 0
         self._first: dict[EntryName, asyncio.Future[bool]] = {}
         self._failed: deque[Settlement] = deque()
+        self._unknown: set[EntryName] = set()  # the reply was lost: settled already, or not
         self._refused: list[Settlement] = []
         self._refused_until = 0.0
         self._refused_pause = 0.0
@@ -70,6 +71,10 @@ class Settling:
         """Somebody else may own by now what is pending here; the acquirer is to audit."""
         self.doubts += 1
         self._sure.clear()
+
+    def taken(self, delivery: Delivery) -> None:
+        """Another consumer has it now, so nothing that was under way about it was carried out."""
+        self._unknown.discard((delivery.key, delivery.id))
 
     @property
     def in_doubt(self) -> bool:
@@ -109,6 +114,7 @@ class Settling:
             except Unavailable:  # done or not: the audit will tell; the acquirer tells of the outage
                 self._done.extendleft(reversed(acks))
                 self._failed.extendleft(reversed(failed))
+                self._unknown.update((one.key, one.id) for one in (*acks, *(one.delivery for one in failed)))
                 self.doubt()
                 continue
             finally:
@@ -156,6 +162,7 @@ class Settling:
             self.doubt()  # the audit that follows says what is still pending, and paces this
 
     def _acked(self, delivery: Delivery, mine: bool) -> None:
+        unknown = self._was_unknown(delivery)
         waiting = self._first.pop((delivery.key, delivery.id), None)
         if waiting is not None:
             delivery.acked = mine
@@ -163,7 +170,7 @@ class Settling:
                 waiting.set_result(mine)
             return  # the handler is about to run
         self._flight.remove(delivery)
-        if mine:
+        if mine or unknown:
             self._counts.acked += 1
         else:
             self._counts.lost += 1
@@ -182,7 +189,7 @@ class Settling:
             return
         self._refused_pause = 0.0
         self._flight.remove(settlement.delivery)
-        if result is not True:
+        if not (self._was_unknown(settlement.delivery) or result is True):
             self._counts.lost += 1
         elif settlement.delay is not None:
             self._counts.retried += 1
@@ -190,3 +197,10 @@ class Settling:
             self._counts.dead_lettered += 1
         else:
             self._counts.dropped += 1
+
+    def _was_unknown(self, delivery: Delivery) -> bool:
+        """Whether its settlement was under way when a connection was lost: that it is gone says it was carried out."""
+        name = (delivery.key, delivery.id)
+        unknown = name in self._unknown
+        self._unknown.discard(name)
+        return unknown

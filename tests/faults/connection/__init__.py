@@ -1,0 +1,1 @@
+"""What goes wrong between a process and its server, and nowhere else."""
