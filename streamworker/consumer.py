@@ -50,7 +50,7 @@ class Consumer:
         self._settler = broker.settler(group, me)
         keys = (self._reader.stream_key, self._reader.retry_key)
         self.flight = Flight(keys, group.concurrency, group.prefetch)
-        self._settling = Settling(self._settler, self.flight, self.counts, str(group))
+        self._settling = Settling(self._settler, self.flight, self.counts, str(group), outages)
         state = State(group, me, self.lease, gate, self.flight, self._settling, self.counts)
         self._routes = Routes(group)
         self._failing = Failing(state)

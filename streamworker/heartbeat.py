@@ -123,9 +123,12 @@ class Heartbeat(threading.Thread):
         sent = monotonic()
         try:
             looks = self._pulse.beat([membership.next_beat(now, self._who) for membership in due], timeout)
-        except BrokerError:  # the event loop's connections tell of the outage
+        except BrokerError as error:
+            now = monotonic()
             for membership in due:
-                membership.failed(monotonic())
+                membership.failed(now)
+            if any(membership.lease.over(now) for membership in due):  # other connections may well be fine
+                self._refused.began(str(error))
             return
         now = monotonic()
         refused = [look for look in looks if isinstance(look, BrokerError)]

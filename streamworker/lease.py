@@ -28,6 +28,10 @@ class Lease:
         """
         return now < self._until and self._audited == self._lapses
 
+    def over(self, now: float) -> bool:
+        """Whether it was held, and no beat was acknowledged for so long that it is not any more."""
+        return 0 < self._until <= now
+
     def renew(self, sent: float) -> None:
         """A beat sent at ``sent`` was acknowledged."""
         if self._until and sent >= self._until:

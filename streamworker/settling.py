@@ -12,6 +12,7 @@ from streamworker.errors import BrokerError, GroupMissing, Unavailable
 from streamworker.flight import Counts, Flight
 from streamworker.logs import log
 from streamworker.message import Delivery
+from streamworker.outage import Outages, pauses
 
 _MOST_ACKS: Final = 1000
 _MOST_SETTLEMENTS: Final = 200
@@ -30,8 +31,9 @@ class Settling:
     still pending here: that is acked, the rest is not.
     """
 
-    def __init__(self, settler: Settler, flight: Flight, counts: Counts, name: str) -> None:
+    def __init__(self, settler: Settler, flight: Flight, counts: Counts, name: str, outages: Outages) -> None:
         self._settler = settler
+        self._outages = outages
         self._flight = flight
         self._counts = counts
         self._name = name
@@ -103,6 +105,7 @@ class Settling:
 
     async def settle_loop(self) -> None:
         """Runs until it is cancelled."""
+        waits = pauses()
         while True:
             await self._something()
             await self._sure.wait()
@@ -111,14 +114,18 @@ class Settling:
             self._acking = len(acks)
             try:
                 answers = await self._settler.settle(acks, failed)
-            except Unavailable:  # done or not: the audit will tell; the acquirer tells of the outage
+            except Unavailable as error:  # done or not: the audit will tell
+                self._outages.began(self, f"{self._name}: {error}")
                 self._done.extendleft(reversed(acks))
                 self._failed.extendleft(reversed(failed))
                 self._unknown.update((one.key, one.id) for one in (*acks, *(one.delivery for one in failed)))
                 self.doubt()
+                await asyncio.sleep(next(waits))
                 continue
             finally:
                 self._acking = 0
+            waits = pauses()
+            self._outages.ended(self)
             *results, acked = answers
             self._take_acked(acks, acked)
             for settlement, result in zip(failed, results, strict=True):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from streamworker import App, Backoff, Drop, Message, Reject
+from tests.faults.patience import within
 from tests.running import events
-from tests.waiting import wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Handling:
         self.runs: list[Run] = []
         self.go_on = asyncio.Event()
         self.cancelled = 0
-        self._arrived = asyncio.Event()
+        self.stubborn = False  # what holds fails when it is cancelled
         self.app.on(stream, **{"retry": Backoff(first=0.05, jitter=0.0), **options})(self.handle)
 
     async def handle(self, body: str, message: Message) -> None:
@@ -56,6 +56,8 @@ class Handling:
             await self.go_on.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
+            if self.stubborn:
+                raise ValueError("cancelled") from None
             raise
 
     @property
@@ -64,8 +66,8 @@ class Handling:
         return Counter(run.body for run in self.runs)
 
     async def got(self, *bodies: str, timeout: float = 10.0) -> None:
-        """Wait until the handler was given all of these."""
-        await wait_until(lambda: set(bodies) <= self.counts.keys(), timeout, lambda: f"{bodies} in {self.counts}")
+        """Wait until the handler was given all of these, for ``timeout`` seconds that this process was given."""
+        await within(timeout, lambda: set(bodies) <= self.counts.keys(), lambda: f"{bodies} in {self.counts}")
 
 
 def drained(caplog: pytest.LogCaptureFixture) -> Counter[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
-
 import pytest
 
 from tests.faults.handling import Handling, drained
@@ -12,7 +10,7 @@ from tests.faults.rules import Rule
 from tests.running import Watched, on_all_servers, working
 from tests.waiting import wait_until
 
-SOON = 3.0  # seconds: "within two", on a busy machine; far from the lease, which is ten times as long
+SOON = 2.0  # seconds
 LEASE = 30.0
 
 
@@ -58,10 +56,8 @@ async def test_entries_that_go_to_the_read_of_a_lost_connection_are_adopted_soon
         audits = proxy.totals["XPENDING"]
         assert proxy.orphan(on="reading") == 1
         await wait_until(lambda: proxy.totals["XPENDING"] > audits + 1)
-        begin = monotonic()
         await watched.add("data", "unseen")
         await handling.got("unseen", timeout=SOON)
-        assert monotonic() - begin < SOON
     assert handling.counts == {"before": 1, "unseen": 1}
 
 

@@ -17,7 +17,6 @@ from tests.waiting import wait_until
 DEAD = "host-1-dead.sw"
 
 
-
 async def left_by_a_dead_worker(watched: Watched, *bodies: str, deliveries: int) -> None:
     """Entries that a consumer had when it died, ``deliveries`` times delivered."""
     await watched.do("XGROUP", "CREATE", watched.keys.stream, "group", "0", "MKSTREAM")
@@ -111,7 +110,7 @@ async def test_what_was_released_over_a_lost_connection_is_free_at_once_and_not_
         await stack.enter_async_context(working(other.app, url=redis_url, patient=True))
         worker.set()
         await other.got(*waiting, timeout=5)
-        assert await watched.pending() == 1
+        await wait_until(lambda: _pending(watched, 1))
         leaving.go_on.set()
         await watched.rests()
     assert lost.hits == 1
