@@ -71,6 +71,7 @@ class Acquirer:
         self._suspect_from = suspect_from(state.group)
         self._audits = Audits(state, reader)
         self._strangers = Strangers(state, reader, self._suspect_from)
+        self._strangers_due = 0.0  # not at every reconnect: nothing is ripe before a lease has gone by
         self._joined = False
         self._joined_before = False
         self._turn_due = 0.0
@@ -216,7 +217,9 @@ class Acquirer:
         self._desk.accept([])  # what was held back may start
         if not self._draining:
             self._state.trimmed.count(unread=await self._reader.skipped())
-            self._bring_in(await self._strangers.step(self._room()))
+            if monotonic() >= self._strangers_due:
+                self._strangers_due = monotonic() + self._state.lease.seconds / 2
+                self._bring_in(await self._strangers.step(self._room()))
 
     async def _look(self, nothing: bool) -> None:
         """For a burst: whether anything is left for this group."""

@@ -25,8 +25,12 @@ class Outages:
             self._outage.ended()
 
 
-def pauses(first: float = 0.1, longest: float = 2.0) -> Iterator[float]:
-    """Growing pauses in seconds, each with full jitter, so that a fleet does not come back all at once."""
+def pauses(first: float = 0.1, longest: float = 2.5) -> Iterator[float]:
+    """Growing pauses in seconds, each with jitter, so that a fleet does not come back all at once.
+
+    A reader that gets as far as reading asks six commands; the shortest of the longest pauses keeps them below
+    five a second while its connection breaks again and again.
+    """
     pause = first
     while True:
         yield random.uniform(pause / 2, pause)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from inspect import signature
 from typing import Any, Final, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -31,6 +32,9 @@ _OPTIONS: Final[dict[str, Any]] = {
     "socket_keepalive": True,
     "health_check_interval": 0,
 }
+# What the driver tells about itself costs two commands at each connection, and a right where ACLs are kept.
+_NOT_TOLD: Final = {"driver_info"} & set(signature(AbstractConnection).parameters) or {"lib_name", "lib_version"}
+_OPTIONS.update(dict.fromkeys(_NOT_TOLD))
 
 
 class Script:
