@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from streamworker.embedded import embedded_server
 from streamworker.errors import ConfigError
 from streamworker.settings import read_settings
-
-_SCHEMES = "redis://host:6379/0, rediss://host:6379/0 (TLS) or unix:///path/to/socket"
-_PLACE = re.compile(r"([\w.-]*|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")  # a host or an IPv6 address, and a port
-_DATABASE = re.compile(r"(/\d*)?/?")
+from streamworker.url import read_url, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +29,8 @@ class Endpoint:
 
     @property
     def masked(self) -> str:
-        """The URL for logs and errors: scheme, host, port and database or socket path, never a secret."""
-        return _shown(self.url) or "…"
+        """The URL for logs and errors: scheme, hosts, ports, service and database or socket path, never a secret."""
+        return shown(self.url) or "…"
 
 
 @contextmanager
@@ -82,37 +77,10 @@ def _agreed(endpoints: list[Endpoint]) -> Endpoint:
 
 
 def _checked(url: str, source: str) -> Endpoint:
-    scheme, separator, _ = url.partition("://")
-    if not separator:
-        # Not echoed: what has no scheme may be a bare password as well as a bare host.
-        raise ConfigError(f"{source}: the Redis URL has no scheme; write {_SCHEMES}")
-    if scheme in ("sentinel", "cluster"):
-        raise ConfigError(f"{source}: {scheme}:// is not there yet; write {_SCHEMES}")
-    if scheme not in ("redis", "rediss", "unix"):
-        raise ConfigError(f"{source}: a Redis URL cannot begin with {scheme!r}; write {_SCHEMES}")
-    if _shown(url) is None:
-        raise ConfigError(
-            f"{source}: the {scheme}:// URL cannot be read; write {_SCHEMES}, and percent-encode what the user or "
-            "the password holds of @ / ? # [ ] and :"
-        )
-    return Endpoint(url)
-
-
-def _shown(url: str) -> str | None:
-    """Scheme and place of ``url``; None if it is no Redis URL, or a secret may stand where the place should.
-
-    A password with a ``/``, ``?`` or ``#`` that is not encoded ends the host part early; what tells is the ``@``
-    that then comes too late.
-    """
     try:
-        parts = urlsplit(url)
-    except ValueError:  # its text holds parts of the URL
-        return None
-    place = parts.netloc.rpartition("@")[2]
-    if "@" in parts.path + parts.query + parts.fragment:
-        return None
-    if parts.scheme == "unix":
-        return f"unix://{parts.path}" if parts.path.startswith("/") and not place else None
-    if _PLACE.fullmatch(place) and _DATABASE.fullmatch(parts.path):
-        return f"{parts.scheme}://{place}{parts.path}"
-    return None
+        read_url(url)
+    except ConfigError as error:
+        said = str(error)
+    else:
+        return Endpoint(url)
+    raise ConfigError(f"{source}: {said}")

@@ -62,14 +62,20 @@ class Server:
         folder: where it keeps its files and its log.
         arguments: more of the server's own, such as ``"--requirepass", "secret"``.
         appendonly: keep an append-only file (synced at each write), so that ``restart`` keeps the data.
+        config: the text of a configuration file, which a sentinel insists on.
     """
 
-    def __init__(self, kind: str, folder: Path, *arguments: str, appendonly: bool = False) -> None:
+    def __init__(
+        self, kind: str, folder: Path, *arguments: str, appendonly: bool = False, config: str | None = None
+    ) -> None:
         self.kind = kind
         self.folder = folder
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._arguments = ["--save", "", *KINDS[kind].arguments, *arguments]
+        self._config = [str(folder / "config")] if config is not None else []
+        if config is not None:
+            (folder / "config").write_text(config)
         if appendonly:
             self._arguments += ["--appendonly", "yes", "--appendfsync", "always"]
 
@@ -94,10 +100,10 @@ class Server:
         assert self.process is None, f"{self!r} is running already"
         fixed = self.port
         for _ in range(5):  # a port that was free a moment ago may be taken by the time the server binds it
-            self.port = fixed or _free_port()
+            self.port = fixed or free_port()
             with (self.folder / "log").open("ab") as log:
                 self.process = subprocess.Popen(
-                    dying_with_us(KINDS[self.kind].binary(), *self._options(), *self._arguments),
+                    dying_with_us(KINDS[self.kind].binary(), *self._config, *self._options(), *self._arguments),
                     cwd=self.folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -192,7 +198,7 @@ def nothing_is_left(folder: Path, token: str) -> None:
         time.sleep(0.05)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -23,6 +23,33 @@ from streamworker.errors import (
     WrongType,
 )
 
+
+class Elsewhere(Unavailable):
+    """Another server is the one to ask, or may be: this one was demoted, is cut off, or has lost the slot."""
+
+
+class Moved(Elsewhere):
+    """The slot lives on another node of the cluster. Nothing was done.
+
+    ``host`` is empty where it is the host that was asked; ``Link`` fills it in.
+    """
+
+    def __init__(self, text: str, slot: int, host: str, port: int) -> None:
+        super().__init__(text)
+        self.slot = slot
+        self.host = host
+        self.port = port
+
+
+class Asked(Unavailable):
+    """The key has been moved already, its slot not yet: for this once, ask the other node. Nothing was done."""
+
+    def __init__(self, text: str, host: str, port: int) -> None:
+        super().__init__(text)
+        self.host = host
+        self.port = port
+
+
 # Inside a script the code stands in the middle of the text ("… -OOM command not allowed …" on 6.2),
 # so codes are searched for as words. The order decides where a text holds several.
 _BY_CODE: tuple[tuple[re.Pattern[str], type[BrokerError]], ...] = tuple(
@@ -30,9 +57,9 @@ _BY_CODE: tuple[tuple[re.Pattern[str], type[BrokerError]], ...] = tuple(
     for pattern, error in (
         (r"\b(WRONGPASS|NOAUTH)\b|invalid username-password|Authentication required", AuthFailed),
         (r"\bOOM\b|command not allowed when used memory", Refused),
-        (r"\b(READONLY|MASTERDOWN|LOADING|BUSY|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN)\b", Unavailable),
-        (r"MOVED \d|ASK \d|instance state changed|max number of clients", Unavailable),
-        (r"Redis is busy running a script|You can't write against a read only", Unavailable),
+        # NOREPLICAS is what an old primary says that was cut off, where min-replicas-to-write is set.
+        (r"\b(READONLY|MASTERDOWN|NOREPLICAS|CLUSTERDOWN)\b|instance state changed|against a read only", Elsewhere),
+        (r"\b(LOADING|BUSY|MISCONF|TRYAGAIN)\b|max number of clients|Redis is busy running a script", Unavailable),
         (r"NOGROUP|no longer exists|no such key|requires the key to exist", GroupMissing),
         (r"WRONGTYPE|wrong kind of value", WrongType),
         (
@@ -42,6 +69,7 @@ _BY_CODE: tuple[tuple[re.Pattern[str], type[BrokerError]], ...] = tuple(
     )
 )
 
+_REDIRECTION = re.compile(r"\b(MOVED|ASK) (\d+) (\S*):(\d+)")
 _NAMES = re.compile(r"'.*'")  # a stream may be called like a code
 
 
@@ -56,6 +84,9 @@ def classify(error: BaseException) -> BrokerError:
         return Unavailable(text)
     if isinstance(error, ResponseError):
         said = _NAMES.sub("", text)
+        if redirection := _REDIRECTION.match(said):
+            code, slot, host, port = redirection.groups()
+            return Moved(text, int(slot), host, int(port)) if code == "MOVED" else Asked(text, host, int(port))
         for pattern, kind in _BY_CODE:
             if pattern.search(said) or pattern.search(error.status_code or ""):
                 return kind(text)

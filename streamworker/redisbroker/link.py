@@ -6,35 +6,20 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from inspect import signature
 from typing import Any, Final, TypeAlias
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from streamworker.errors import BrokerError, ConfigError
-from streamworker.redisbroker.faults import classify
+from streamworker.errors import BrokerError, Unavailable
+from streamworker.redisbroker.driver import Place
+from streamworker.redisbroker.faults import Asked, Elsewhere, Moved, classify
+from streamworker.redisbroker.topology import Topology
 
 Argument: TypeAlias = bytes | str | int
 Command: TypeAlias = Sequence[Argument]
 
-CONNECT_TIMEOUT: Final = 5.0
 _LATE: Final = 0.25  # seconds
-# hiredis gives lists of lists and bytes with RESP2; RESP3 would turn some replies into dicts, which lose
-# duplicate field names. The driver's own retries are off: a transparent retry runs a command twice.
-_OPTIONS: Final[dict[str, Any]] = {
-    "protocol": 2,
-    "decode_responses": False,
-    "socket_timeout": None,
-    "socket_connect_timeout": CONNECT_TIMEOUT,
-    "socket_keepalive": True,
-    "health_check_interval": 0,
-}
-# What the driver tells about itself costs two commands at each connection, and a right where ACLs are kept.
-_NOT_TOLD: Final = {"driver_info"} & set(signature(AbstractConnection).parameters) or {"lib_name", "lib_version"}
-_OPTIONS.update(dict.fromkeys(_NOT_TOLD))
 
 
 class Script:
@@ -51,54 +36,38 @@ class Script:
         return ("EVAL", self.source, len(keys), *keys, *arguments)
 
 
-def driver_options(url: str) -> tuple[type[Any], dict[str, Any]]:
-    """The driver's connection class and arguments for ``url``.
-
-    Raises:
-        ConfigError: the URL has an option the driver does not know. The text holds no password.
-    """
-    try:
-        pool = ConnectionPool.from_url(url)
-    except ValueError as error:
-        raise ConfigError(f"the Redis URL is wrong: {_without(url, str(error))}") from None
-    options = {**pool.connection_kwargs, **_OPTIONS}
-    if "unix" in url.partition(":")[0]:
-        options.pop("socket_keepalive")
-    try:
-        pool.connection_class(**options)
-    except TypeError as error:
-        raise ConfigError(f"the Redis URL has an option that the driver does not know: {error}") from None
-    return pool.connection_class, options
-
-
-def _without(url: str, text: str) -> str:
-    return text.replace(url, "(the URL)")
-
-
 class Link:
     """One connection; opened by the first call and again by the first call after it was lost.
 
     Args:
-        url: of the server.
+        topology: says where to connect, anew each time.
+        key: the key whose server this is for; None for any server.
         timeout: seconds a round trip may take, besides what a blocking command waits.
     """
 
-    def __init__(self, url: str, *, timeout: float) -> None:
-        self._class, self._options = driver_options(url)
+    def __init__(self, topology: Topology, key: bytes | None = None, *, timeout: float) -> None:
+        self._topology = topology
+        self._key = key
         self._timeout = timeout
         self._connection: AbstractConnection | None = None
+        self._place: Place | None = None
         self._known: set[str] = set()
 
     @property
     def connected(self) -> bool:
-        if self._connection is None or not self._connection.is_connected:
+        """Whether there is a connection, to the server that is still the right one."""
+        if self._connection is None or not self._connection.is_connected or self._has_moved:
             return False
         # The driver does not notice that the server hung up while nobody was asking.
         reader = self._connection._reader
         return reader is not None and not reader.at_eof() and reader.exception() is None
 
+    @property
+    def _has_moved(self) -> bool:
+        return self._place is not None and not self._topology.holds(self._key, self._place)
+
     async def open(self) -> None:
-        """Connect and log in, if that is not done.
+        """Find the server, connect and log in, if that is not done.
 
         Raises:
             AuthFailed: the server does not take the credentials.
@@ -107,19 +76,29 @@ class Link:
         if self.connected:
             return
         await self.close()
-        # An instance of its own per connection: a used one may hold an unread reply.
-        connection = self._class(**self._options, retry=Retry(NoBackoff(), 0))
+        place = await self._topology.locate(self._key)
+        connection = self._topology.connection(place)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await connection.connect()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise classify(error) from None
+            async with asyncio.timeout(self._topology.connect_timeout):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                if self._topology.needs_primary:
+                    await _check_role(connection)
+        except (RedisError, OSError, TimeoutError, BrokerError) as error:
+            await connection.disconnect(nowait=True)
+            failure = classify(error)
+            self._topology.failed(place, failure)
+            raise failure from None
+        except BaseException:  # whoever gave up the wait
+            await connection.disconnect(nowait=True)
+            self._topology.failed(place, Unavailable("not connected in time"))
+            raise
         self._connection = connection
+        self._place = place
         self._known = set()
 
     async def close(self) -> None:
         """Drop the connection; nothing is waited for."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._place = self._connection, None, None
         if connection is not None:
             await connection.disconnect(nowait=True)
 
@@ -143,7 +122,7 @@ class Link:
 
     async def scripts(self, calls: Sequence[tuple[Script, Sequence[bytes], Sequence[Argument]]]) -> list[Any]:
         """Run several scripts in one round trip; an error stands in the place of its reply."""
-        await self.open()
+        await self._ready()
         known = self._known  # of this connection: the first use sends the source
         commands = [(s.by_name if s.sha in known else s.in_full)(keys, arguments) for s, keys, arguments in calls]
         replies = await self._exchange(commands, 0.0)
@@ -153,7 +132,7 @@ class Link:
             again = await self._exchange([calls[at][0].in_full(*calls[at][1:]) for at in unknown], 0.0)
             for at, reply in zip(unknown, again, strict=True):
                 replies[at] = reply
-        return [classify(reply) if isinstance(reply, Exception) else reply for reply in replies]
+        return await self._told(replies)
 
     async def pipeline(self, commands: Sequence[Command], *, block: float = 0.0) -> list[Any]:
         """Run commands in one round trip and return their replies; an error stands in the place of its reply.
@@ -162,11 +141,35 @@ class Link:
             Unavailable: not all replies came; the connection is dropped, since what comes late would be
                 taken for the answer to another question.
         """
-        replies = await self._exchange(commands, block)
-        return [classify(reply) if isinstance(reply, Exception) else reply for reply in replies]
+        await self._ready()
+        return await self._told(await self._exchange(commands, block))
+
+    async def _ready(self) -> None:
+        """Connect; but whoever goes on at another server has to look around there first."""
+        if self._has_moved:
+            await self.close()
+            raise Elsewhere("another server has taken over")
+        await self.open()
+
+    async def _told(self, replies: list[Any]) -> list[Any]:
+        """The replies with the driver's errors translated; a server that is not the right one is left."""
+        told = [classify(reply) if isinstance(reply, Exception) else reply for reply in replies]
+        away = False
+        for reply in told:
+            if isinstance(reply, Moved | Asked) and self._place is not None:
+                reply.host = reply.host or self._place.host
+            if isinstance(reply, Elsewhere):
+                away = True
+                self._failed(reply)
+        if away:
+            await self.close()
+        return told
+
+    def _failed(self, error: BrokerError) -> None:
+        if self._place is not None:
+            self._topology.failed(self._place, error)
 
     async def _exchange(self, commands: Sequence[Command], block: float) -> list[Any]:
-        await self.open()
         connection = self._connection
         assert connection is not None
         try:
@@ -174,9 +177,12 @@ class Link:
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
                 return [await _reply(connection) for _ in commands]
         except (RedisError, OSError, TimeoutError, EOFError) as error:
+            failure = classify(error)
+            self._failed(failure)
             await self.close()
-            raise classify(error) from None
+            raise failure from None
         except BaseException:
+            self._failed(Unavailable("no answer in time"))
             await self.close()
             raise
 
@@ -204,6 +210,14 @@ async def _limit(seconds: float) -> AsyncIterator[None]:
         finally:
             for timer in timers:
                 timer.cancel()
+
+
+async def _check_role(connection: AbstractConnection) -> None:
+    """Sentinels name a server before it is promoted, and one that was demoted for a while."""
+    await connection.send_command("ROLE", check_health=False)
+    reply = await _reply(connection)
+    if not isinstance(reply, Exception) and reply[0] != b"master":  # who may not ask is told when it writes
+        raise Elsewhere(f"the sentinels name a server that says it is a {reply[0].decode()}")
 
 
 async def _reply(connection: AbstractConnection) -> Any:

@@ -1,18 +1,22 @@
-"""Publishing: entries appended over a connection that all callers share."""
+"""Publishing: entries appended over connections that all callers share."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Mapping
 from typing import Any, Final
 
 from streamworker.body import encode
 from streamworker.errors import BrokerError, ConfigError, PublishError, PublishFailed, PublishUnknown, Unavailable
+from streamworker.redisbroker.driver import Place
+from streamworker.redisbroker.faults import Asked, Moved
 from streamworker.redisbroker.link import Command, Link
-from streamworker.redisbroker.shared import NotSent, SharedLink
+from streamworker.redisbroker.shared import NotSent, SharedLinks
+from streamworker.redisbroker.topology import Topology
 
 _BATCH: Final = 500
 _BATCH_BYTES: Final = 2**20
+_REDIRECTIONS: Final = 2
 
 
 async def exchange(link: Link, questions: list[list[Command]]) -> list[list[Any]]:
@@ -21,23 +25,25 @@ async def exchange(link: Link, questions: list[list[Command]]) -> list[list[Any]
     return [[next(replies) for _ in commands] for commands in questions]
 
 
-class RedisPublisher:
-    """``broker.Publisher`` on Redis. Nothing is tried again by itself: that could write twice."""
+class _Lost(Unavailable):
+    """The connection was lost on the way: it may have been written, or not."""
 
-    def __init__(self, link: Link) -> None:
-        self._shared = SharedLink(link, exchange)
+
+class RedisPublisher:
+    """``broker.Publisher`` on Redis. What may have been written is never tried again: that could write twice."""
+
+    def __init__(self, topology: Topology, timeout: float) -> None:
+        self._topology = topology
+        self._links = SharedLinks(topology, exchange, timeout=timeout)
 
     async def publish(
         self, stream: str, body: Any, *, type: str | None = None, headers: Mapping[str, str] | None = None
     ) -> str:
         key = _key(stream)
         fields = encode(body, type=type, headers=headers)
-        try:
-            (reply,) = await self._shared.ask([("XADD", key, "*", *fields)], _size(fields))
-        except NotSent as error:
-            raise PublishError(f"not published to {stream!r}: {error}") from None
-        except Unavailable as error:
-            raise PublishUnknown(f"publishing to {stream!r}: {error}; it may have been written, or not") from None
+        (reply,) = await self._write(key, [("XADD", key, "*", *fields)], _size(fields))
+        if isinstance(reply, _Lost):
+            raise PublishUnknown(f"publishing to {stream!r}: {reply}; it may have been written, or not")
         if isinstance(reply, BrokerError):
             raise PublishError(f"not published to {stream!r}: {reply}")
         return str(reply, "ascii")
@@ -73,19 +79,47 @@ class RedisPublisher:
         return published
 
     async def _append(self, stream: str, batch: list[Command], size: int, before: int) -> int:
-        try:
-            replies = await self._shared.ask(batch, size)
-        except Unavailable as error:
-            unknown = 0 if isinstance(error, NotSent) else len(batch)
-            raise PublishFailed(f"publishing to {stream!r}: {error}", before, unknown) from None
+        replies = await self._write(_key(stream), batch, size)
         errors = [reply for reply in replies if isinstance(reply, BrokerError)]
         if errors:
-            written = before + len(replies) - len(errors)
-            raise PublishFailed(f"publishing to {stream!r}: {errors[0]}", written, 0)
+            unknown = sum(isinstance(error, _Lost) for error in errors)
+            raise PublishFailed(f"publishing to {stream!r}: {errors[0]}", before + len(batch) - len(errors), unknown)
         return len(batch)
 
+    async def _write(self, key: bytes, commands: list[Command], size: int) -> list[Any]:
+        """The replies, with an error in the place of its reply.
+
+        What a node of a cluster has not done because the stream is elsewhere, or is just moving there, is asked there.
+        """
+        replies = await _outcome(self._links.ask(key, commands, size), len(commands))
+        for _ in range(_REDIRECTIONS):
+            away = [at for at, reply in enumerate(replies) if isinstance(reply, Moved | Asked)]
+            if not away:
+                break
+            again = [commands[at] for at in away]
+            last = replies[away[-1]]
+            if isinstance(last, Asked):
+                there = self._topology.at(Place(last.host, last.port))
+                asked: list[Command] = [command for one in again for command in (("ASKING",), one)]
+                told = (await _outcome(self._links.ask_at(there, asked, size), len(asked)))[1::2]
+            else:
+                told = await _outcome(self._links.ask(key, again, size), len(again))
+            for at, reply in zip(away, told, strict=True):
+                replies[at] = reply
+        return replies
+
     async def close(self) -> None:
-        await self._shared.close()
+        await self._links.close()
+
+
+async def _outcome(asking: Awaitable[list[Any]], count: int) -> list[Any]:
+    """The replies; if there are none, what became of the ``count`` commands."""
+    try:
+        return await asking
+    except NotSent as error:
+        return [error] * count
+    except Unavailable as error:
+        return [_Lost(str(error))] * count
 
 
 def _key(stream: str) -> bytes:

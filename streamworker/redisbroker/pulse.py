@@ -1,74 +1,114 @@
-"""The heartbeat thread's connection: beats and looks of all groups in one round trip."""
+"""The heartbeat thread's connections: beats and looks of all groups, in one round trip to each server."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Any
-
-from redis.backoff import NoBackoff
-from redis.connection import ConnectionPool
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-from redis.retry import Retry
+from typing import Any, TypeAlias
 
 from streamworker.broker import Beat, Look
-from streamworker.errors import BrokerError
+from streamworker.errors import BrokerError, Unavailable
 from streamworker.redisbroker import scripts
-from streamworker.redisbroker.faults import classify
+from streamworker.redisbroker.faults import Moved
 from streamworker.redisbroker.keys import Keys
-from streamworker.redisbroker.link import Command
+from streamworker.redisbroker.link import Link
+from streamworker.redisbroker.settler import ScriptCall
+from streamworker.redisbroker.topology import Topology
+
+Looks: TypeAlias = "list[Look | BrokerError]"
+
+
+class _Lost(Unavailable):
+    """No server answered this beat."""
+
+    def __init__(self, because: BaseException) -> None:
+        super().__init__(str(because) or "no answer in time")
+        self.because = because if isinstance(because, BrokerError) else Unavailable(str(self))
 
 
 class RedisPulse:
-    """``broker.Pulse`` on Redis. Blocking, for a thread: the event loop may stand still meanwhile."""
+    """``broker.Pulse`` on Redis. Blocking, for a thread: the worker's event loop may stand still meanwhile.
 
-    def __init__(self, url: str, options: dict[str, Any], consumer: str) -> None:
-        self._class = ConnectionPool.from_url(url).connection_class
-        self._options = {name: value for name, value in options.items() if not name.startswith("socket_")}
-        self._host = {name: options[name] for name in ("socket_keepalive",) if name in options}
+    It has an event loop of its own, which runs only while a beat is under way.
+    """
+
+    def __init__(self, topology: Topology, consumer: str) -> None:
+        self._topology = topology
         self._me = consumer
-        self._connection: Any = None  # the driver's types do not pass strict checks
+        self._links: dict[Topology, Link] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def beat(self, beats: Sequence[Beat], timeout: float) -> list[Look | BrokerError]:
-        calls = [(self._arguments(beat)) for beat in beats]
-        try:
-            connection = self._connection or self._open(timeout)
-            self._connection = connection
-            replies = self._exchange(connection, [scripts.BEAT.by_name(*call) for call in calls])
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                replies = self._exchange(connection, [scripts.BEAT.in_full(*call) for call in calls])
-        except (RedisError, OSError) as error:
-            self.close()
-            raise classify(error) from None
-        return [classify(reply) if isinstance(reply, Exception) else _look(reply) for reply in replies]
+    def beat(self, beats: Sequence[Beat], timeout: float) -> Looks:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        looks = self._loop.run_until_complete(self._round(beats, timeout))
+        lost = [look for look in looks if isinstance(look, _Lost)]
+        if len(lost) == len(looks):
+            raise lost[0].because
+        return looks
 
     def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.disconnect()
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.run_until_complete(self._drop(list(self._links)))
+            loop.close()
 
-    def _arguments(self, beat: Beat) -> tuple[tuple[bytes, ...], tuple[str | bytes, ...]]:
+    async def _round(self, beats: Sequence[Beat], timeout: float) -> Looks:
+        await asyncio.sleep(0)  # so that the loop sees which connections were closed since the last round
+        await self._drop([part for part in self._links if not part.serves])
+        # A third of a lease is two intervals. Where there are several servers a round takes no longer than
+        # one, or a server that hangs would delay the beats on the others.
+        limit = timeout / 2 if len(self._links) > 1 else timeout
+        end = asyncio.get_running_loop().time() + limit
+        looks: Looks = [_Lost(TimeoutError())] * len(beats)
+        known = [self._topology.knows(beat.stream.encode()) for beat in beats]
+        for sure in (True, False):  # beats whose server must be looked for do not hold up the others
+            await self._send(beats, [at for at, is_known in enumerate(known) if is_known is sure], looks, end)
+        await self._send(beats, [at for at, look in enumerate(looks) if isinstance(look, Moved)], looks, end)
+        return looks
+
+    async def _send(self, beats: Sequence[Beat], which: list[int], looks: Looks, end: float) -> None:
+        """Send those of ``beats`` to their servers and put the answers into ``looks``."""
+        parts: dict[Topology, list[int]] = {}
+        found = await asyncio.gather(*(self._find(beats[at], end) for at in which))
+        for at, part in zip(which, found, strict=True):
+            if isinstance(part, _Lost):
+                looks[at] = part
+            else:
+                parts.setdefault(part, []).append(at)
+        answers = await asyncio.gather(
+            *(self._exchange(part, [self._call(beats[at]) for at in those], end) for part, those in parts.items())
+        )
+        for those, replies in zip(parts.values(), answers, strict=True):
+            for at, reply in zip(those, replies, strict=True):
+                looks[at] = reply
+
+    async def _find(self, beat: Beat, end: float) -> Topology | _Lost:
+        try:
+            async with asyncio.timeout_at(end):
+                return await self._topology.part(beat.stream.encode())
+        except (BrokerError, TimeoutError) as error:
+            return _Lost(error)
+
+    async def _exchange(self, part: Topology, calls: list[ScriptCall], end: float) -> Looks:
+        link = self._links.get(part)
+        if link is None:
+            link = self._links[part] = Link(part, timeout=end - asyncio.get_running_loop().time())
+        try:
+            async with asyncio.timeout_at(end):
+                await link.open()
+                replies = await link.scripts(calls)
+        except (BrokerError, TimeoutError) as error:
+            return [_Lost(error)] * len(calls)
+        return [reply if isinstance(reply, BrokerError) else _look(reply) for reply in replies]
+
+    async def _drop(self, parts: list[Topology]) -> None:
+        for part in parts:
+            await self._links.pop(part).close()
+
+    def _call(self, beat: Beat) -> ScriptCall:
         keys = Keys.of(beat.stream, beat.group)
-        return (keys.consumers, keys.stream, keys.retry), (beat.group, self._me, beat.value)
-
-    def _open(self, timeout: float) -> Any:
-        connection = self._class(
-            **self._options, **self._host, socket_timeout=timeout, socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-        )  # fmt: skip
-        connection.connect()
-        return connection
-
-    @staticmethod
-    def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
-        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-        return [_reply(connection) for _ in commands]
-
-
-def _reply(connection: Any) -> Any:
-    try:
-        return connection.read_response(disable_decoding=True)
-    except ResponseError as error:
-        return error
+        return scripts.BEAT, (keys.consumers, keys.stream, keys.retry), (beat.group, self._me, beat.value)
 
 
 def _look(reply: list[Any]) -> Look:

@@ -12,7 +12,7 @@ from streamworker.redisbroker import scripts
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Argument, Command, Link, Script
 from streamworker.redisbroker.packing import pack
-from streamworker.redisbroker.shared import SharedLink
+from streamworker.redisbroker.shared import SharedLinks
 
 _RELEASE_PAGE: Final = 1000
 
@@ -30,9 +30,9 @@ async def exchange(link: Link, questions: list[Question]) -> list[list[Any]]:
 
 
 class RedisSettler:
-    """``broker.Settler`` on Redis; its connection is shared by all groups of the process."""
+    """``broker.Settler`` on Redis; its connections are shared by all groups of the process."""
 
-    def __init__(self, shared: SharedLink, keys: Keys, group: str, consumer: str) -> None:
+    def __init__(self, shared: SharedLinks, keys: Keys, group: str, consumer: str) -> None:
         self._shared = shared
         self._keys = keys
         self._group = group
@@ -46,7 +46,7 @@ class RedisSettler:
         if retried:
             calls.append((scripts.ACK_RETRIED, (self._keys.retry,), (self._group, *retried)))
         size = sum(len(argument) for call in calls for argument in call[2] if isinstance(argument, bytes))
-        replies: list[Any] = await self._shared.ask((commands, calls), size)
+        replies: list[Any] = await self._shared.ask(self._keys.stream, (commands, calls), size)
         # Read-only, loading, failing over: the connection is alive, but the server is not at work.
         unavailable = [reply for reply in replies if isinstance(reply, Unavailable)]
         if unavailable:
@@ -86,7 +86,7 @@ class RedisSettler:
                 entries += (2 if delivery.key == self._keys.retry else 1, delivery.id, delivery.deliveries)
             calls.append((scripts.RELEASE, keys, (self._group, self._me, *entries)))
         released = 0
-        for reply in await self._shared.ask(([], calls)):
+        for reply in await self._shared.ask(self._keys.stream, ([], calls)):
             if isinstance(reply, BrokerError):
                 raise reply
             released += reply

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from streamworker.errors import BrokerError, Unavailable
 from streamworker.redisbroker.link import Link
+from streamworker.redisbroker.topology import Topology
 
 Batch: TypeAlias = Callable[[Link, list[Any]], Coroutine[Any, Any, list[Any]]]
 
@@ -109,6 +110,10 @@ class SharedLink:
             except Unavailable as error:
                 self._answer(batch, error)
                 continue
+            if self._link.connected:
+                self._pause = 0.0
+            else:
+                self._back_off()  # a server that can be reached, but does not serve
             for asked, answer in zip(batch, answers, strict=True):
                 if asked.answer.done():
                     continue  # cancelled
@@ -135,11 +140,13 @@ class SharedLink:
         try:
             await self._link.open()
         except BrokerError:
-            first, longest = _PAUSES
-            self._pause = min(longest, self._pause * 2 or first)
-            self._not_before = clock() + self._pause
+            self._back_off()
             raise
-        self._pause = 0.0
+
+    def _back_off(self) -> None:
+        first, longest = _PAUSES
+        self._pause = min(longest, self._pause * 2 or first)
+        self._not_before = asyncio.get_running_loop().time() + self._pause
 
     def _take(self, most: int, most_bytes: float = inf) -> list[_Asked]:
         batch: list[_Asked] = []
@@ -156,3 +163,40 @@ class SharedLink:
         for asked in batch:
             if not asked.answer.done():
                 asked.answer.set_exception(type(error)(str(error)))
+
+
+class SharedLinks:
+    """A ``SharedLink`` to each server that something was asked of.
+
+    Args:
+        topology: says which server that is.
+        exchange: as for ``SharedLink``.
+        timeout: seconds a round trip may take.
+    """
+
+    def __init__(self, topology: Topology, exchange: Batch, *, timeout: float) -> None:
+        self._topology = topology
+        self._exchange = exchange
+        self._timeout = timeout
+        self._links: dict[Topology, SharedLink] = {}
+
+    async def ask(self, key: bytes, what: Any, size: int = 0) -> Any:
+        """As ``SharedLink.ask``, of the server for ``key``."""
+        try:
+            part = await self._topology.part(key)
+        except BrokerError as error:
+            raise NotSent(str(error)) from None
+        return await self.ask_at(part, what, size)
+
+    async def ask_at(self, part: Topology, what: Any, size: int = 0) -> Any:
+        """As ``ask``, of this server."""
+        shared = self._links.get(part)
+        if shared is None:
+            left = [other for other in self._links if not other.serves]
+            shared = self._links[part] = SharedLink(Link(part, timeout=self._timeout), self._exchange)
+            await asyncio.gather(*(self._links.pop(other).close() for other in left))
+        return await shared.ask(what, size)
+
+    async def close(self) -> None:
+        """Send what waits, then drop the connections."""
+        await asyncio.gather(*(shared.close() for shared in self._links.values()))

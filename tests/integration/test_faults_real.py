@@ -22,7 +22,7 @@ from streamworker.errors import (
 )
 from streamworker.handler import Group
 from streamworker.message import Delivery
-from streamworker.redisbroker.broker import RedisBroker
+from streamworker.redisbroker.broker import RedisBroker, topology_of
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Link, Script
 from streamworker.redisbroker.reader import RedisGroupReader
@@ -40,7 +40,7 @@ ADD = Script("return redis.call('XADD', KEYS[1], '*', 'data', ARGV[1])")
 
 @asynccontextmanager
 async def linked(url: str) -> AsyncIterator[Link]:
-    link = Link(url, timeout=5.0)
+    link = Link(topology_of(url), timeout=5.0)
     try:
         yield link
     finally:
@@ -204,13 +204,13 @@ async def delivered(one: Member, watched: Watched) -> Delivery:
     return delivery
 
 
-def beaten(url: str, stream: str) -> Any:
+async def beaten(url: str, stream: str) -> Any:
     """The outcome of a heartbeat."""
     pulse = RedisBroker(url).pulse(ME)
     try:
-        (look,) = pulse.beat([Beat(stream, GROUP, b"1 15000 host")], 5.0)
+        (look,) = await asyncio.to_thread(pulse.beat, [Beat(stream, GROUP, b"1 15000 host")], 5.0)
     finally:
-        pulse.close()
+        await asyncio.to_thread(pulse.close)
     return look
 
 
@@ -230,7 +230,7 @@ async def test_a_replica_does_not_write(own_server: Server, own_redis: Redis, st
             with pytest.raises(Unavailable, match="READONLY") as caught:
                 await call
             assert CANARY not in str(caught.value)
-        look = beaten(own_server.url, stream)
+        look = await beaten(own_server.url, stream)
         assert isinstance(look, Unavailable), "a look does not count where beats are refused"
         await watched.do("CONFIG", "SET", "replica-serve-stale-data", "no")
         assert (await told(link, "GET", stream)).startswith("MASTERDOWN")
@@ -249,7 +249,7 @@ async def test_too_few_replicas_are_an_outage(own_server: Server, own_redis: Red
             await link.call("XADD", stream, "*", "data", CANARY)
         with pytest.raises(Unavailable, match="NOREPLICAS"):
             await one.settler.settle([], [Settlement(delivery, delay=1.0)])
-        assert isinstance(beaten(own_server.url, stream), Unavailable)
+        assert isinstance(await beaten(own_server.url, stream), Unavailable)
 
 
 async def test_out_of_memory_writing_is_refused(own_server: Server, own_redis: Redis, stream: str) -> None:
@@ -311,7 +311,7 @@ async def test_a_connection_that_is_killed_under_a_read_is_an_outage_and_the_nex
 
 
 async def test_a_server_that_does_not_answer_is_an_outage_after_the_timeout(own_server: Server) -> None:
-    link = Link(own_server.url, timeout=0.1)
+    link = Link(topology_of(own_server.url), timeout=0.1)
     await link.call("PING")
     own_server.pause()
     with pytest.raises(Unavailable):

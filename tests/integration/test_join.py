@@ -18,9 +18,10 @@ from redis.crc import key_slot
 from streamworker.broker import Beat, Joined
 from streamworker.errors import BrokerError, WrongType
 from streamworker.handler import Start
+from streamworker.redisbroker.broker import topology_of
 from streamworker.redisbroker.join import join, starting_place
 from streamworker.redisbroker.keys import MAX_SEQUENCE, Keys, just_below, parse_id
-from streamworker.redisbroker.link import Link, driver_options
+from streamworker.redisbroker.link import Link
 from streamworker.redisbroker.pulse import RedisPulse
 from tests.running import Watched
 from tests.servers import Server
@@ -37,7 +38,7 @@ def at(milliseconds: float) -> datetime:
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[Link]:
-    link = Link(redis_url, timeout=3.0)
+    link = Link(topology_of(redis_url), timeout=3.0)
     yield link
     await link.close()
 
@@ -60,10 +61,10 @@ async def read(watched: Watched) -> list[str]:
     return [id.decode() for _, entries in reply or () for id, _ in entries]
 
 
-def beat(url: str, stream: str) -> None:
-    pulse = RedisPulse(url, driver_options(url)[1], ME)
-    (look,) = pulse.beat([Beat(stream, GROUP, b"1 15000 host")], 5.0)
-    pulse.close()
+async def beat(url: str, stream: str) -> None:
+    pulse = RedisPulse(topology_of(url), ME)
+    (look,) = await asyncio.to_thread(pulse.beat, [Beat(stream, GROUP, b"1 15000 host")], 5.0)
+    await asyncio.to_thread(pulse.close)
     assert not isinstance(look, BrokerError), look
 
 
@@ -172,7 +173,7 @@ async def test_a_group_that_is_there_is_left_as_it_is(link: Link, watched: Watch
 
 
 async def test_two_who_join_at_once_make_one_group_and_get_no_error(redis_url: str, redis: Redis, stream: str) -> None:
-    links = [Link(redis_url, timeout=3.0) for _ in range(4)]
+    links = [Link(topology_of(redis_url), timeout=3.0) for _ in range(4)]
     for number in range(15):
         watched = Watched(redis, f"{stream}:{number}", GROUP)
         await watched.add("data", "x")
@@ -215,7 +216,7 @@ async def test_a_destroyed_group_goes_on_where_nothing_is_lost_and_only_what_was
     await join(link, watched.keys, GROUP, "beginning", False)
     await watched.do("XREADGROUP", "GROUP", GROUP, ME, "COUNT", 4, "STREAMS", watched.keys.stream, ">")
     await watched.do("XACK", watched.keys.stream, GROUP, *ids[:2])
-    beat(redis_url, watched.keys.stream.decode())
+    await beat(redis_url, watched.keys.stream.decode())
     await watched.do("XGROUP", "DESTROY", watched.keys.stream, GROUP)
     ids.append(await watched.add("data", "published meanwhile"))
     assert await join(link, watched.keys, GROUP, "new", joined_before) == Joined("again", 5)
@@ -230,7 +231,7 @@ async def test_a_destroyed_group_with_nothing_pending_repeats_nothing(
     await join(link, watched.keys, GROUP, "beginning", False)
     assert await read(watched) == ids
     await watched.do("XACK", watched.keys.stream, GROUP, *ids)
-    beat(redis_url, watched.keys.stream.decode())
+    await beat(redis_url, watched.keys.stream.decode())
     await watched.do("XGROUP", "DESTROY", watched.keys.stream, GROUP)
     assert await join(link, watched.keys, GROUP, "beginning", True) == Joined("again", 0)
     later = await watched.add("data", "later")
@@ -241,10 +242,10 @@ async def test_after_a_flush_a_group_begins_with_what_is_there(
     own_server: Server, own_redis: Redis, stream: str
 ) -> None:
     watched = Watched(own_redis, stream, GROUP)
-    link = Link(own_server.url, timeout=3.0)
+    link = Link(topology_of(own_server.url), timeout=3.0)
     await watched.add("data", "before")
     await join(link, watched.keys, GROUP, "new", False)
-    beat(own_server.url, stream)
+    await beat(own_server.url, stream)
     await watched.do("FLUSHALL")
     after = await watched.add("data", "after")
     assert await join(link, watched.keys, GROUP, "new", True) == Joined("again", 1)
@@ -258,7 +259,7 @@ async def test_a_stream_that_began_anew_with_lower_ids_is_read_from_its_beginnin
     await watched.add("data", "before", id="5000-0")
     await join(link, watched.keys, GROUP, "beginning", False)
     await read(watched)
-    beat(redis_url, watched.keys.stream.decode())
+    await beat(redis_url, watched.keys.stream.decode())
     await watched.do("DEL", watched.keys.stream)
     await watched.add("data", "after", id="3-0")
     assert await join(link, watched.keys, GROUP, "new", True) == Joined("again", 1)
@@ -271,7 +272,7 @@ async def test_a_stream_that_is_gone_is_made_again_so_that_any_id_is_read(
     await watched.add("data", "before", id="5000-0")
     await join(link, watched.keys, GROUP, "beginning", False)
     await read(watched)
-    beat(redis_url, watched.keys.stream.decode())
+    await beat(redis_url, watched.keys.stream.decode())
     await watched.do("DEL", watched.keys.stream)
     assert await join(link, watched.keys, GROUP, "new", True) == Joined("again", 0)
     await watched.add("data", "after", id="1-0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -549,13 +550,13 @@ class Member:
         assert acked is True
         return results
 
-    def beat(self, value: bytes = b"1 15000 host") -> None:
-        (look,) = self._pulse.beat([Beat(self.stream, GROUP, value)], 5.0)
+    async def beat(self, value: bytes = b"1 15000 host") -> None:
+        (look,) = await asyncio.to_thread(self._pulse.beat, [Beat(self.stream, GROUP, value)], 5.0)
         assert not isinstance(look, BrokerError), look
         assert look.values[self.name] == value
 
     async def close(self) -> None:
-        self._pulse.close()
+        await asyncio.to_thread(self._pulse.close)
         await self.reader.close()
         await self._broker.close()
 
@@ -726,7 +727,7 @@ async def test_out_of_memory_nothing_is_copied_and_everything_else_goes_on(
     assert await me.reader.own() == {(one.key, one.id): 1 for one in (retried, lettered, acked, released)}
     assert await me.settler.settle([acked], []) == [True]
     assert await me.settler.release([released]) == 1
-    me.beat()
+    await me.beat()
     assert await watched.do("HGET", watched.keys.consumers, me.name) == b"1 15000 host"
     turn = await me.reader.turn(10, [Dead(dead.name, b"dead")], 3)
     assert [(one.origin, one.deliveries) for one in turn.retries] == [(due.id, 2)]
@@ -781,10 +782,10 @@ async def test_the_floor_lies_just_below_what_is_pending(
     for id in ids:
         await watched.add("data", "x", id=id)
     deliveries = await me.read()
-    me.beat()
+    await me.beat()
     assert await watched.do("HGET", watched.keys.consumers, "floor") == floor
     await me.settler.settle(deliveries, [])
-    me.beat()
+    await me.beat()
     assert await watched.do("HGET", watched.keys.consumers, "floor") == ids[-1].encode(), "nothing is pending"
 
 
@@ -794,7 +795,7 @@ async def test_the_floor_does_not_move_with_what_is_unread_or_retried(me: Member
     await watched.add("data", "unread", id="9-1")
     await me.settle(Settlement(delivery, delay=0.0))
     assert len((await me.reader.turn(1, [], 3)).retries) == 1
-    me.beat()
+    await me.beat()
     assert await watched.do("HGET", watched.keys.consumers, "floor") == b"5-1"
 
 
@@ -802,9 +803,9 @@ async def test_the_floor_does_not_move_with_what_is_unread_or_retried(me: Member
 async def test_the_floor_stays_when_the_group_is_gone(me: Member, watched: Watched, gone: tuple[str, ...]) -> None:
     await watched.add("data", "x", id="5-3")
     await me.read()
-    me.beat()
+    await me.beat()
     await watched.do(*gone, *(me.stream, GROUP)[: len(gone)])
-    me.beat(b"2 15000 host")
+    await me.beat(b"2 15000 host")
     assert await watched.do("HGET", watched.keys.consumers, "floor") == b"5-2"
 
 
@@ -813,9 +814,9 @@ async def test_the_floor_stays_too_low_where_milliseconds_are_beyond_what_lua_co
 ) -> None:
     await watched.add("data", "x", id="5-3")
     acked = await me.read()
-    me.beat()
+    await me.beat()
     await watched.add("data", "x", id="9007199254740993-0")
     await me.read()
     await me.settler.settle(acked, [])
-    me.beat(b"2 15000 host")
+    await me.beat(b"2 15000 host")
     assert await watched.do("HGET", watched.keys.consumers, "floor") == b"5-2"

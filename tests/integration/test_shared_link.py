@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from streamworker.errors import BrokerError, Unavailable, WrongType
+from streamworker.redisbroker.broker import topology_of
 from streamworker.redisbroker.link import Command, Link
 from streamworker.redisbroker.shared import NotSent, SharedLink
 from tests.conftest import ServerOf
@@ -26,7 +27,7 @@ class Shared:
         self.batches: list[list[Command]] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
-        self.link = SharedLink(Link(url, timeout=5.0), self._exchange, **limits)
+        self.link = SharedLink(Link(topology_of(url), timeout=5.0), self._exchange, **limits)
         self._asked: list[asyncio.Task[Any]] = []
 
     async def _exchange(self, link: Link, questions: list[Command]) -> list[Any]:
@@ -278,7 +279,7 @@ async def test_a_round_trip_that_breaks_leaves_nobody_waiting_and_the_next_one_w
             raise ZeroDivisionError
         return await link.pipeline(questions)
 
-    shared = SharedLink(Link(redis_url, timeout=5.0), exchange)
+    shared = SharedLink(Link(topology_of(redis_url), timeout=5.0), exchange)
     with pytest.raises(Unavailable, match="ZeroDivisionError"):
         await shared.ask(("PING",))
     assert await shared.ask(("PING",)) == b"PONG"

@@ -19,7 +19,7 @@ from streamworker.errors import (
     Unavailable,
     WrongType,
 )
-from streamworker.redisbroker.faults import classify
+from streamworker.redisbroker.faults import Asked, Elsewhere, Moved, classify
 
 CANARY = "SW-CANARY-4111"
 
@@ -51,9 +51,9 @@ TEXTS: list[tuple[type[BrokerError], str]] = [
         "option to create an empty stream automatically.",
     ),
     # the server is another one now, or cannot serve
-    (Unavailable, "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"),
-    (Unavailable, READONLY),
-    (Unavailable, "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
+    (Elsewhere, "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"),
+    (Elsewhere, READONLY),
+    (Elsewhere, "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
     (Unavailable, "LOADING Redis is loading the dataset in memory"),
     (Unavailable, "LOADING Valkey is loading the dataset in memory"),
     (Unavailable, "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."),
@@ -65,13 +65,15 @@ TEXTS: list[tuple[type[BrokerError], str]] = [
         "writes if RDB snapshotting fails (stop-writes-on-bgsave-error option).",
     ),
     (Unavailable, "MISCONF Errors writing to the AOF file: No space left on device"),
-    (Unavailable, "NOREPLICAS Not enough good replicas to write."),
-    (Unavailable, "CLUSTERDOWN The cluster is down"),
-    (Unavailable, "CLUSTERDOWN Hash slot not served"),
+    (Elsewhere, "NOREPLICAS Not enough good replicas to write."),
+    (Elsewhere, "CLUSTERDOWN The cluster is down"),
+    (Elsewhere, "CLUSTERDOWN Hash slot not served"),
     (Unavailable, "TRYAGAIN Multiple keys request during rehashing of slot"),
-    (Unavailable, "MOVED 3999 127.0.0.1:6381"),
-    (Unavailable, "ASK 3999 127.0.0.1:6381"),
+    (Moved, "MOVED 3999 127.0.0.1:6381"),
+    (Asked, "ASK 3999 127.0.0.1:6381"),
     (Unavailable, "ERR max number of clients reached"),
+    (Moved, "MOVED 3999 :6381"),
+    (Moved, "MOVED 3999 ::1:6381"),
     # out of memory
     (Refused, OOM),
     (Refused, "-OOM command not allowed when used memory > 'maxmemory'."),
@@ -95,11 +97,11 @@ TEXTS: list[tuple[type[BrokerError], str]] = [
     # codes inside a script error
     *(
         (kind, wrapped(text))
-        for kind, text in ((Refused, OOM), (Unavailable, READONLY), (WrongType, WRONG))
+        for kind, text in ((Refused, OOM), (Elsewhere, READONLY), (WrongType, WRONG))
         for wrapped in (in_script_62, in_script_7)
     ),
     (GroupMissing, in_script_62("NOGROUP No such key 'orders' or consumer group 'billing'")),
-    (Unavailable, in_script_62("NOREPLICAS Not enough good replicas to write.")),
+    (Elsewhere, in_script_62("NOREPLICAS Not enough good replicas to write.")),
     (Unavailable, in_script_62("MISCONF Redis is configured to save RDB snapshots, but it's currently not able to.")),
     (
         NotPermitted,
