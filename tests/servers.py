@@ -100,7 +100,7 @@ class Server:
         assert self.process is None, f"{self!r} is running already"
         fixed = self.port
         for _ in range(5):  # a port that was free a moment ago may be taken by the time the server binds it
-            self.port = fixed or free_port()
+            self.port = fixed or _free_port()
             with (self.folder / "log").open("ab") as log:
                 self.process = subprocess.Popen(
                     dying_with_us(KINDS[self.kind].binary(), *self._config, *self._options(), *self._arguments),
@@ -198,7 +198,7 @@ def nothing_is_left(folder: Path, token: str) -> None:
         time.sleep(0.05)
 
 
-def free_port() -> int:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

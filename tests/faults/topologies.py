@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from redis.crc import key_slot
 
-from tests.servers import Server, free_port
+from tests.servers import Server
 from tests.waiting import wait_until_sync
 
 SERVICE = "main"
@@ -84,10 +86,8 @@ class ServerCluster:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.nodes: list[Server] = []
-        self._buses = [str(free_port()) for _ in range(6)]  # not the port + 10,000, which may be none
-        for number, bus in enumerate(self._buses):
-            options = ("--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "1000", *_AT_ONCE)
-            self.nodes.append(Server(kind, _new(folder / f"node-{number}"), *options))
+        self._kind = kind
+        self._folder = folder
 
     @property
     def url(self) -> str:
@@ -95,44 +95,77 @@ class ServerCluster:
 
     def start(self) -> ServerCluster:
         """Start all, give out the slots, and wait until every node is content."""
-        for number, node in enumerate(self.nodes):
-            node.start()
-            node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        buses = [_bus_port() for _ in range(6)]
+        for number, bus in enumerate(buses):
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000")
+            node = Server(self._kind, _new(self._folder / f"node-{number}"), *options, *_AT_ONCE)
+            self.nodes.append(node.start())
+            _ok(node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1)))
         for number, node in enumerate(self.nodes[:3]):
             first, last = number * _SLOTS // 3, (number + 1) * _SLOTS // 3 - 1
             _ok(node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last)))
-        for node, bus in list(zip(self.nodes, self._buses, strict=True))[1:]:
-            _ok(self.nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", str(node.port), bus))
+        for node, bus in list(zip(self.nodes, buses, strict=True))[1:]:
+            _ok(self.nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", str(node.port), str(bus)))
         wait_until_sync(lambda: all(_fact(node, "cluster_known_nodes") == "6" for node in self.nodes), 30)
         for primary, replica in zip(self.nodes[:3], self.nodes[3:], strict=True):
             _ok(replica.ask("CLUSTER", "REPLICATE", node_name(primary)))
-        wait_until_sync(self._is_content, 30, "the cluster serves and its replicas are in sync")
+        wait_until_sync(self.is_content, 30, "the cluster serves and its replicas are in sync")
         return self
 
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()
 
-    def of(self, stream: str) -> Server:
-        """The primary that has ``stream``, as the nodes that run see it; LookupError while they do not agree."""
+    def of(self, stream: str, apart: Server | None = None) -> Server:
+        """The primary that has ``stream``, as all nodes but ``apart`` see it; LookupError while they do not agree."""
         slot = key_slot(stream.encode())
-        found = {_owner(node, slot) for node in self.nodes if node.process is not None}
+        found = {_owner(node, slot) for node in self.nodes if node is not apart}
         if len(found) != 1:
             raise LookupError(f"the nodes do not agree on slot {slot}: {found}")
         port = found.pop()
         return next(node for node in self.nodes if node.port == port)
 
     def has_failed_over(self, stream: str, old: Server) -> bool:
-        """Whether all nodes that run name another primary for ``stream`` than ``old``."""
+        """Whether all other nodes name another primary for ``stream`` than ``old``."""
         try:
-            new = self.of(stream)
+            new = self.of(stream, apart=old)
         except LookupError:
             return False
         return new is not old and _fact(new, "cluster_state") == "ok"
 
-    def _is_content(self) -> bool:
+    def is_replica(self, node: Server) -> bool:
+        return all(_role(one, node_name(node)) == "slave" for one in self.nodes if one.process is not None)
+
+    def is_content(self) -> bool:
+        """Whether all nodes serve, and all replicas are in sync."""
         states = all(_fact(node, "cluster_state") == "ok" for node in self.nodes)
         return states and all(_synced(replica) for replica in self.nodes[3:])
+
+
+class Migration:
+    """A slot on its way from one node to another, a step at a time, as a resharding does it."""
+
+    def __init__(self, cluster: ServerCluster, slot: int, source: Server, target: Server) -> None:
+        self._cluster = cluster
+        self._slot = str(slot)
+        self._source = source
+        self._target = target
+
+    def begin(self) -> None:
+        """What the source does not have is asked of the target."""
+        _ok(self._target.ask("CLUSTER", "SETSLOT", self._slot, "IMPORTING", node_name(self._source)))
+        _ok(self._source.ask("CLUSTER", "SETSLOT", self._slot, "MIGRATING", node_name(self._target)))
+
+    def move_keys(self) -> None:
+        """One key after the other."""
+        place = ("127.0.0.1", str(self._target.port))
+        while keys := self._source.ask("CLUSTER", "GETKEYSINSLOT", self._slot, "1").split(b"\r\n")[2:3]:
+            _ok(self._source.ask("MIGRATE", *place, keys[0], "0", "5000"))
+
+    def end(self) -> None:
+        """The slot is the target's."""
+        for node in (self._target, self._source, *self._cluster.nodes[:3]):
+            _ok(node.ask("CLUSTER", "SETSLOT", self._slot, "NODE", node_name(self._target)))
 
 
 def is_primary(server: Server) -> bool:
@@ -162,6 +195,18 @@ def _new(folder: Path) -> Path:
     return folder
 
 
+def _bus_port() -> int:
+    """A free port for what the nodes tell each other, apart from those that the system gives to anybody."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
 def _ok(reply: bytes) -> None:
     assert reply.startswith(b"+OK"), reply
 
@@ -178,6 +223,13 @@ def _complete(sentinel: Server) -> bool:
 def _fact(node: Server, name: str) -> str:
     lines = node.ask("CLUSTER", "INFO").decode().split("\r\n")
     return next((line.partition(":")[2] for line in lines if line.startswith(f"{name}:")), "")
+
+
+def _role(node: Server, name: str) -> str:
+    """What ``node`` takes the node ``name`` for."""
+    lines = node.ask("CLUSTER", "NODES").decode().split("\n")
+    flags = next(line.split()[2] for line in lines if name in line.split(" ")[:1])
+    return "slave" if "slave" in flags else "master"
 
 
 def _owner(node: Server, slot: int) -> int:

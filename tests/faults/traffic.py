@@ -51,9 +51,16 @@ class Traffic:
                 await asyncio.gather(*publishing)
             await wait_until(lambda: not self.lost(), 30, lambda: f"handled, or lost for a reason: {self.lost()}")
 
-    async def goes_on(self, since: float, timeout: float = SOON) -> None:
+    async def publishes(self, stream: str, since: float) -> None:
+        """Wait until something that was asked for after ``since`` was published."""
+        await wait_until(
+            lambda: any(asked > since for body, (asked, _) in self.published.items() if body.startswith(f"{stream} ")),
+            max(0.01, since + SOON - monotonic()),
+        )
+
+    async def goes_on(self, since: float, timeout: float = SOON, streams: Sequence[str] | None = None) -> None:
         """Wait until something that was published after ``since`` was handled, on each stream."""
-        for stream in self.streams:
+        for stream in self.streams if streams is None else streams:
             await wait_until(
                 partial(self._handled_since, stream, since),
                 max(0.01, since + timeout - monotonic()),
