@@ -130,9 +130,10 @@ class Acquirer:
             self._drained = True
             return await self._rest(0.05)
         if now >= self._turn_due and not self._owes_read:
-            if not self._state.flight.room:  # the next room is for the turn: reading would leave none for ever
+            if self._state.flight.room:
+                await self._turn()
+            elif not self._isolation.waiting:  # the next room is for the turn: reading would leave none for ever
                 return await self._state.flight.wait_for_room(1, _TURN)
-            await self._turn()
         if await self._isolation.step():
             self._owes_read = False
             self._turn_due = 0.0 if self._isolation.suspect is None else self._turn_due
@@ -212,7 +213,7 @@ class Acquirer:
         self._desk.accept(new)
 
     async def _audit(self) -> None:
-        adopted = await self._audits.run(self._desk.lose)
+        adopted = await self._audits.run(self._desk.lose, self._isolation.reserved)
         self._bring_in(adopted)
         self._desk.accept([])  # what was held back may start
         if not self._draining:

@@ -36,8 +36,11 @@ class Audits:
         strays_fit = self.strays and self._state.flight.room > 0
         return now >= self._due or strays_fit or self._settling.in_doubt or self._state.lease.lapsed
 
-    async def run(self, lose: Callable[[Delivery, str | None], None]) -> list[Delivery]:
-        """Audit; ``lose`` is told what is not ours any more, and who owns it. Returns strays, to be taken in."""
+    async def run(self, lose: Callable[[Delivery, str | None], None], kept: int) -> list[Delivery]:
+        """Audit; ``lose`` is told what is not ours any more, and who owns it.
+
+        Returns strays, to be taken in, which leave ``kept`` of the room free.
+        """
         flight, lease = self._state.flight, self._state.lease
         lapses, doubts, began = lease.lapses, self._settling.doubts, monotonic()
         before = flight.names()
@@ -50,7 +53,7 @@ class Audits:
                 # another worker may have finished it.
                 if delivery is not None and owner != self._state.me and (owner is not None or lease.lapsed):
                     lose(delivery, owner)
-        adopted = await self._adopt({name: count for name, count in own.items() if name not in before})
+        adopted = await self._adopt({name: count for name, count in own.items() if name not in before}, kept)
         self._settling.audited(own, doubts)
         lease.audited(lapses)
         self._due = monotonic() + lease.seconds / 2
@@ -58,8 +61,8 @@ class Audits:
             self._due = min(self._due, self._again)
         return adopted
 
-    async def _adopt(self, strays: dict[EntryName, int]) -> list[Delivery]:
-        room = self._state.flight.room
+    async def _adopt(self, strays: dict[EntryName, int], kept: int) -> list[Delivery]:
+        room = max(0, self._state.flight.room - kept)
         self.strays = len(strays) > room
         if not strays or not room:
             return []

@@ -53,7 +53,12 @@ class Isolation:
     def reserved(self) -> int:
         """Room to be left for the next suspect: behind a closed gate nothing that is held would make any."""
         waiting = self.suspect is not None and monotonic() >= self._not_before
-        return 1 if waiting or self._since is not None else 0
+        return 1 if waiting or self.waiting else 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the gate is closed for a suspect that has not been claimed yet: nothing that is held makes room."""
+        return self._since is not None
 
     async def step(self) -> bool:
         """Go on; True says that nothing should be read meanwhile, and that a turn is due for the next suspect."""
@@ -69,7 +74,9 @@ class Isolation:
             self.stop()
             return False
         now = monotonic()
-        if now < self._not_before or self._state.flight.room < 1 or not self._state.lease.holds(now):
+        # Once the gate is closed nothing ends, so the window shrinks; what was kept for the suspect is still its.
+        no_room = not self.waiting and self._state.flight.room < 1
+        if now < self._not_before or no_room or not self._state.lease.holds(now):
             self.stop()
             return False
         if not self._gate.close(self):
