@@ -184,7 +184,9 @@ class Acquirer:
         self.paused = turn.paused
         self._waiting = turn.waiting
         state.counts.claimed += len(turn.claims)
-        self._isolation.suspect = turn.suspect or self._strangers.suspect
+        if turn.paused:
+            self._strangers.restart()
+        self._isolation.suspect = turn.suspect or self._strangers.suspect(self._isolation.tried)
         self._bring_in(turn.retries + turn.claims)
 
     async def _read(self) -> None:
@@ -218,6 +220,8 @@ class Acquirer:
         self._desk.accept([])  # what was held back may start
         if not self._draining:
             self._state.trimmed.count(unread=await self._reader.skipped())
+            if self.paused or not self._state.lease.holds(monotonic()):
+                return self._strangers.restart()
             if monotonic() >= self._strangers_due:
                 self._strangers_due = monotonic() + self._state.lease.seconds / 2
                 self._bring_in(await self._strangers.step(self._room()))

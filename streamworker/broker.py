@@ -33,10 +33,17 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """An entry that may have killed its worker: it is run alone, or dead-lettered."""
+    """An entry that may have killed its worker: it is run alone, or dead-lettered.
+
+    Attributes:
+        entry: its name.
+        dead: who has it, and the heartbeat on which the verdict rests.
+        untouched: of another program's, which has no heartbeat: the count it must have, and since when in seconds.
+    """
 
     entry: EntryName
     dead: Dead
+    untouched: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

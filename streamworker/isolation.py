@@ -36,6 +36,7 @@ class Isolation:
         self, state: State, reader: GroupReader, routes: Routes, slots: dict[str | None, Slots], failing: Failing
     ):
         self.suspect: Suspect | None = None
+        self.tried: Suspect | None = None  # the last one that was claimed, or was found gone
         self._state = state
         self._gate: Gate = state.gate
         self._reader = reader
@@ -114,7 +115,7 @@ class Isolation:
         self._gate.open(self)
 
     async def _claim(self, suspect: Suspect) -> None:
-        self.suspect = None
+        self.suspect, self.tried = None, suspect
         convicted = await self._reader.claim_alone(suspect, self._highest)
         if convicted is None:
             return  # another worker was faster, or it was trimmed

@@ -21,26 +21,36 @@ class Strangers:
     """
 
     def __init__(self, state: State, reader: GroupReader, suspect_from: int) -> None:
-        self.suspect: Suspect | None = None
+        self._suspects: list[Suspect] = []
         self._state = state
         self._reader = reader
         self._suspect_from = suspect_from
         self._seen: dict[Abandoned, float] = {}
 
     def restart(self) -> None:
-        """Forget since when: the connection was lost, so nobody knows what happened meanwhile."""
+        """Forget since when: nobody has looked, so nobody knows what happened meanwhile."""
         self._seen.clear()
-        self.suspect = None
+        self._suspects.clear()
+
+    def suspect(self, tried: Suspect | None) -> Suspect | None:
+        """The next one to be run alone; not ``tried`` again, of which the next look will tell."""
+        if self._suspects and self._suspects[0] == tried:
+            del self._suspects[0]
+        return self._suspects[0] if self._suspects else None
 
     async def step(self, room: int) -> list[Delivery]:
         """Look; returns what was taken over, at most ``room``."""
         lease = self._state.lease.seconds
         now = monotonic()
-        found = await self._reader.abandoned(max(lease, _LEAST_IDLE))
+        idle = max(lease, _LEAST_IDLE)
+        found = await self._reader.abandoned(idle)
         self._seen = {one: self._seen.get(one, now) for one in found}
         ripe = [one for one, since in self._seen.items() if now - since >= lease]
-        suspects = [one for one in ripe if one.count + 1 >= self._suspect_from]
-        self.suspect = Suspect(suspects[0].entry, Dead(suspects[0].owner, b"")) if suspects else None
+        self._suspects = [
+            Suspect(one.entry, Dead(one.owner, b""), (one.count, idle))
+            for one in ripe
+            if one.count + 1 >= self._suspect_from
+        ]
         wanted = [one for one in ripe if one.count + 1 < self._suspect_from][:room]
         if not wanted:
             return []

@@ -181,6 +181,7 @@ class RedisGroupReader:
 
     async def claim_alone(self, suspect: Suspect, highest: int) -> Convicted | None:
         key, id = suspect.entry
+        count, idle = suspect.untouched or (0, 0.0)
         reply = await self._link.script(
             scripts.CLAIM_ALONE,
             (key, self._keys.consumers),
@@ -191,6 +192,8 @@ class RedisGroupReader:
                 suspect.dead.name.encode(errors="surrogateescape"),
                 suspect.dead.value,
                 highest,
+                count,
+                int(idle * 1000),
             ),
         )
         if not reply:

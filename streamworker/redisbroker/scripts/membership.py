@@ -51,7 +51,8 @@ return {redis.call('HGETALL', KEYS[1]), names}
 
 # Takes one suspect from a dead consumer and writes down that this consumer runs it alone.
 # KEYS  source, consumers
-# ARGV  group, me, id, victim, value of its heartbeat that the verdict rests on, highest count
+# ARGV  group, me, id, victim, value of its heartbeat that the verdict rests on, highest count,
+#       the count it must have (0: any), ms for which it must be idle
 # gives {count it had, 1 if the victim ran it alone when it died, count it has now}, {} if it is gone or was
 #       taken by another, {count it had} if it was trimmed away (7.0 and later; 6.2 claims what is not there)
 CLAIM_ALONE: Final = Script(
@@ -59,7 +60,8 @@ CLAIM_ALONE: Final = Script(
 local group, me, id, victim = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if (redis.call('HGET', KEYS[2], victim) or '') ~= ARGV[5] then return {} end
 local p = redis.call('XPENDING', KEYS[1], group, id, id, 1)[1]
-if not p or p[2] ~= victim then return {} end
+if not p or p[2] ~= victim or p[3] < tonumber(ARGV[8]) then return {} end
+if ARGV[7] ~= '0' and p[4] ~= tonumber(ARGV[7]) then return {} end
 local name = KEYS[1] .. ' ' .. id
 local guilty = redis.call('HGET', KEYS[2], victim .. '!') == name
 local count = math.max(p[4], math.min(p[4] + 1, tonumber(ARGV[6])))
