@@ -58,10 +58,13 @@ class Settling:
         self._wake.set()
 
     async def ack_first(self, delivery: Delivery) -> bool:
-        """Ack before the handler runs; False if it is not ours any more. It stays in flight until it is forgotten."""
+        """Ack before the handler runs; False if it is not ours any more. It stays in flight until it is forgotten.
+
+        Fenced, unlike the acks of what was handled: whoever took it over acks it as well, and only one may run it.
+        """
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._first[delivery.key, delivery.id] = answer
-        self.done(delivery)
+        self.settle(Settlement(delivery))
         return await answer
 
     def settle(self, settlement: Settlement) -> None:
@@ -170,12 +173,6 @@ class Settling:
 
     def _acked(self, delivery: Delivery, mine: bool) -> None:
         unknown = self._was_unknown(delivery)
-        waiting = self._first.pop((delivery.key, delivery.id), None)
-        if waiting is not None:
-            delivery.acked = mine
-            if not waiting.done():
-                waiting.set_result(mine)
-            return  # the handler is about to run
         self._flight.remove(delivery)
         if mine or unknown:
             self._counts.acked += 1
@@ -195,8 +192,18 @@ class Settling:
             self._refused.append(settlement)
             return
         self._refused_pause = 0.0
-        self._flight.remove(settlement.delivery)
-        if not (self._was_unknown(settlement.delivery) or result is True):
+        delivery = settlement.delivery
+        unknown = self._was_unknown(delivery)
+        waiting = self._first.pop((delivery.key, delivery.id), None)
+        if waiting is not None and result is True:
+            delivery.acked = True
+            if not waiting.done():
+                waiting.set_result(True)
+            return  # the handler is about to run
+        if waiting is not None and not waiting.done():
+            waiting.set_result(False)
+        self._flight.remove(delivery)
+        if result is not True and (waiting is not None or not unknown):
             self._counts.lost += 1
         elif settlement.delay is not None:
             self._counts.retried += 1

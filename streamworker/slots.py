@@ -195,7 +195,7 @@ class Slots:
         settling = state.settling
         if handler.ack == "before" and settling is not None:
             if not await settling.ack_first(delivery):
-                return state.flight.remove(delivery)
+                return None
             slot.started = monotonic()  # the wait for the ack is not the handler's
         message = state.message(handler, delivery) if invocation.wants_message else None
         context = copy_context()
