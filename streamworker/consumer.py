@@ -107,6 +107,8 @@ class Consumer:
         stuck = self._running()
         await self._flush(max(_LAST, deadline - monotonic()))
         await self._end()
+        await self._release(unstarted, monotonic() + _LAST)  # what the last audit brought in
+        await self._release_strays()
         if stuck or len(self.flight):
             log.warning("drain.incomplete", group=str(self.group), running=stuck, unsettled=len(self.flight))
             return False
@@ -136,6 +138,17 @@ class Consumer:
             self.flight.remove(delivery)
         log.info("messages.released", stream=self.group.stream, group=self.group.name, messages=released)
         unstarted.clear()
+
+    async def _release_strays(self) -> None:
+        """Hand back what is pending here and was never seen: a reply was lost, and no audit came after it."""
+        if self._acquiring is None or not self._acquiring.done():
+            return  # its connection is in use
+        with suppress(BrokerError, TimeoutError):  # the server is away: they are claimed when the lease is over
+            async with asyncio.timeout(_LAST):
+                own = await self._reader.own()
+                strays = [Delivery(*name, name[1], [], own[name]) for name in own if self.flight.get(name) is None]
+                if strays:
+                    self.counts.released += await self._settler.release(strays)
 
     async def _cancel(self) -> None:
         """At the drain's limit: cancel what can be cancelled, which is then handed back."""

@@ -1,0 +1,47 @@
+"""A drain hands back what the server lists for this worker, also what the worker never saw."""
+
+from __future__ import annotations
+
+import asyncio
+from unittest.mock import patch
+
+from redis.asyncio import Redis
+
+from streamworker import App
+from streamworker.connect import RunOptions, run_worker
+from streamworker.errors import Unavailable
+from streamworker.message import Delivery
+from streamworker.redisbroker.reader import RedisGroupReader
+from tests.running import Watched
+
+
+async def test_entries_of_a_reply_that_was_lost_as_the_drain_began_go_back_uncounted(
+    redis: Redis, redis_url: str, stream: str
+) -> None:
+    app, watched, stop = App("group"), Watched(redis, stream, "group"), asyncio.Event()
+
+    @app.on(stream)
+    async def handle(body: str) -> None:
+        raise AssertionError("nothing was to be started")
+
+    really = RedisGroupReader.read
+
+    async def read(reader: RedisGroupReader, room: int, block: float) -> list[Delivery]:
+        found = await really(reader, room, block)
+        if not found:
+            return []
+        stop.set()  # told to stop at the moment in which the connection is reset
+        await asyncio.sleep(0)
+        await reader.close()
+        raise Unavailable("Connection reset by peer")
+
+    await watched.add("data", "one")
+    await watched.add("data", "two")
+    with patch.object(RedisGroupReader, "read", read):
+        async with asyncio.timeout(20):
+            assert await run_worker([app], redis_url, RunOptions(), stop, lambda: None)
+    owners = [(owner, count) for _, owner, _, count in await watched.do("XPENDING", stream, "group", "-", "+", 10)]
+    read_at_all = len(owners)
+    assert read_at_all
+    assert owners == [(b"released", 0)] * read_at_all
+    assert await watched.consumers() == ["released"]
