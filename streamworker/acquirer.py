@@ -149,6 +149,7 @@ class Acquirer:
         if joined.created is not None:
             group = self._state.group
             log.info("group.created", stream=group.stream, group=group.name, at=joined.created, waiting=joined.waiting)
+        await self._isolation.unmark()
         self._joined = True
         if self._joined_before:  # the server may not have heard yet that the last connection is gone
             self._audits.again(monotonic() + 2 * _BLOCK)

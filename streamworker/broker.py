@@ -140,6 +140,10 @@ class GroupReader(Protocol):
 
     async def claim_alone(self, suspect: Suspect, highest: int) -> Convicted | None: ...
 
+    async def unmark(self) -> None:
+        """This consumer runs no suspect alone any more."""
+        ...
+
     async def abandoned(self, idle: float) -> list[Abandoned]:
         """The first entries of other programs' consumers, those delivered more than ``idle`` seconds ago."""
         ...

@@ -45,6 +45,7 @@ class Isolation:
         self._failing = failing
         self._highest = max(handler.max_deliveries for handler in state.group.handlers)
         self._alone: Delivery | None = None
+        self._marked = False  # the server has it that a suspect runs here alone, or may have it
         self._given_up = False
         self._since: float | None = None
         self._patience = state.lease.seconds
@@ -71,6 +72,7 @@ class Isolation:
             self._alone = None
             self.suspect = None
             return True
+        await self.unmark()
         if self.suspect is None:
             self.stop()
             return False
@@ -94,6 +96,15 @@ class Isolation:
         await self._claim(self.suspect)
         return True
 
+    async def unmark(self) -> None:
+        """Nothing runs alone any more: others may start only when the server knows, or the last one is held guilty.
+
+        Its ack may still be under way, and a claim whose reply was lost is found by the audit.
+        """
+        if self._marked and self._alone is None:
+            await self._reader.unmark()
+            self._marked = False
+
     def give_up(self) -> None:
         """The server is in trouble: what this worker holds may go on, once no suspect runs."""
         self.suspect = None
@@ -116,6 +127,7 @@ class Isolation:
 
     async def _claim(self, suspect: Suspect) -> None:
         self.suspect, self.tried = None, suspect
+        self._marked = True
         convicted = await self._reader.claim_alone(suspect, self._highest)
         if convicted is None:
             return  # another worker was faster, or it was trimmed

@@ -204,6 +204,9 @@ class RedisGroupReader:
         found, _ = await self.fetch({suspect.entry: count})
         return Convicted(found[0] if found else None, bool(guilty), before)
 
+    async def unmark(self) -> None:
+        await self._link.call("HDEL", self._keys.consumers, self._me + "!")
+
     async def abandoned(self, idle: float) -> list[Abandoned]:
         stream = self._keys.stream
         reply = await self._link.script(
