@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.programs import Program
+from tests.roles import as_role
 from tests.servers import KINDS, Server, nothing_is_left
 
 
@@ -62,10 +63,17 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory, _no_process_is_left:
         def get(kind: str) -> Server:
             if kind not in started:
                 started[kind] = Server(kind, tmp_path_factory.mktemp(kind)).start()
-                stack.callback(started[kind].stop)
+                stack.callback(_stop, started[kind])
             return started[kind]
 
         yield get
+
+
+def _stop(server: Server) -> None:
+    """The product runs as the users of docs/security.md, and they suffice."""
+    denials = server.denials()
+    server.stop()
+    assert denials == [], "docs/security.md does not allow what the product does"
 
 
 @pytest.fixture(params=list(KINDS))
@@ -76,7 +84,16 @@ def server_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def redis_url(server_kind: str, shared_server: ServerOf) -> str:
-    """The URL of a server that all tests share: use ``stream`` for a name of your own, and leave it running."""
+    """The URL of a server that all tests share: use ``stream`` for a name of your own, and leave it running.
+
+    Its user is the worker's of docs/security.md; ``redis`` may do everything.
+    """
+    return as_role(shared_server(server_kind).url)
+
+
+@pytest.fixture
+def admin_url(server_kind: str, shared_server: ServerOf) -> str:
+    """The same server for a user who may do everything: for tests that ask what no worker asks."""
     return shared_server(server_kind).url
 
 
@@ -89,7 +106,7 @@ def make_server(tmp_path: Path) -> Iterator[ServerOf]:
             folder = tmp_path / f"server-{uuid.uuid4().hex[:8]}"
             folder.mkdir()
             server = Server(kind, folder, *arguments, appendonly=appendonly)
-            stack.callback(server.stop)
+            stack.callback(_stop, server)
             return server.start()
 
         yield make
@@ -124,9 +141,9 @@ def stream() -> str:
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
+async def redis(admin_url: str) -> AsyncIterator[Redis]:
     """A plain client of the shared server: bytes in, bytes out."""
-    client = Redis.from_url(redis_url, protocol=2, decode_responses=False)
+    client = Redis.from_url(admin_url, protocol=2, decode_responses=False)
     yield client
     await client.aclose()
 

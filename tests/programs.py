@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.roles import as_role
 from tests.servers import dying_with_us
 from tests.waiting import wait_until, wait_until_sync
 
@@ -54,7 +55,7 @@ class Program:
         source: the app's source, written to ``app.py`` with the journal in front; None leaves the folder as it is.
         args: further words of the command line.
         folder: where it runs; several programs may share it, and with it the app and the journal.
-        url: given as ``--redis``; None leaves the choice to the command.
+        url: given as ``--redis``, with the worker's user; None leaves the choice to the command.
         env: more environment variables.
         command: the words before ``args``.
     """
@@ -74,7 +75,7 @@ class Program:
         self.journal_path = folder / "journal"
         number = len(list(folder.glob("program-*.err")))
         self._out, self._err = folder / f"program-{number}.out", folder / f"program-{number}.err"
-        words = [*command, *(("--redis", url) if url else ()), *args]
+        words = [*command, *(("--redis", as_role(url)) if url else ()), *args]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 dying_with_us(streamworker_command(), *words),

@@ -17,6 +17,7 @@ from streamworker import App
 from streamworker.connect import RunOptions, run_worker
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.packing import unpack
+from tests.roles import as_role
 from tests.servers import KINDS
 from tests.waiting import wait_until
 
@@ -28,7 +29,7 @@ on_all_servers = pytest.mark.parametrize("server_kind", list(KINDS))
 async def working(
     *apps: App, url: str, patient: bool = False, shutdown_timeout: float = 5.0, drains: bool = True
 ) -> AsyncIterator[None]:
-    """Run a worker for ``apps`` for as long as the block lasts, then drain it.
+    """Run a worker for ``apps`` for as long as the block lasts, as the worker's user, then drain it.
 
     Args:
         apps: the apps.
@@ -40,7 +41,7 @@ async def working(
     stop, started = asyncio.Event(), asyncio.Event()
     options = RunOptions(shutdown_timeout=shutdown_timeout, connect_timeout=5.0)
     with impatience(not patient):
-        work = asyncio.create_task(run_worker(apps, url, options, stop, started.set), name="worker")
+        work = asyncio.create_task(run_worker(apps, as_role(url), options, stop, started.set), name="worker")
         beginning = asyncio.create_task(started.wait())
         await asyncio.wait([work, beginning], return_when=asyncio.FIRST_COMPLETED)
         beginning.cancel()
@@ -60,7 +61,7 @@ async def working(
 async def burst(*apps: App, url: str) -> None:
     """Run a worker for ``apps`` until everything is handled and settled."""
     with impatience():
-        assert await run_worker(apps, url, RunOptions(burst=True), asyncio.Event(), lambda: None)
+        assert await run_worker(apps, as_role(url), RunOptions(burst=True), asyncio.Event(), lambda: None)
 
 
 @contextmanager

@@ -12,6 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tests.roles import PREFIX, documented, rules_for_tests
 from tests.waiting import wait_until_sync
 
 
@@ -55,7 +59,7 @@ def dying_with_us(*command: str | Path) -> list[str]:
 
 
 class Server:
-    """One server process with a folder of its own.
+    """One server process with a folder of its own. It knows the users of docs/security.md, see ``roles.as_role``.
 
     Args:
         kind: a key of ``KINDS``.
@@ -76,6 +80,8 @@ class Server:
         self._config = [str(folder / "config")] if config is not None else []
         if config is not None:
             (folder / "config").write_text(config)
+        for role in documented():
+            self._arguments += ["--user", PREFIX + role, *rules_for_tests(role)]
         if appendonly:
             self._arguments += ["--appendonly", "yes", "--appendfsync", "always"]
 
@@ -84,7 +90,13 @@ class Server:
 
     @property
     def url(self) -> str:
+        """For the user who may do everything; the product runs as a worker, see ``roles.as_role``."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def outright_url(self) -> str:
+        """The same with the user named, so that it is not taken for one of a worker."""
+        return f"redis://default:@127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
@@ -145,6 +157,18 @@ class Server:
         with socket.create_connection(("127.0.0.1", self.port), timeout) as connection:
             connection.sendall(request)
             return connection.recv(65_536)
+
+    def denials(self) -> list[str]:
+        """What the server has denied to the documented users since it was started; empty if it does not answer."""
+        if self.process is None:
+            return []
+        self.resume()
+        try:
+            with Redis(port=self.port, protocol=2, socket_timeout=5.0) as client:
+                entries = client.acl_log()
+        except RedisError:  # a password, a script without an end, a full server: what a test wanted
+            return []
+        return [str(entry) for entry in entries if entry["username"].startswith(PREFIX)]
 
     def _options(self) -> list[str]:
         return ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]

@@ -38,6 +38,12 @@ CANARY = "SW-CANARY-4111"
 ADD = Script("return redis.call('XADD', KEYS[1], '*', 'data', ARGV[1])")
 
 
+@pytest.fixture
+def redis_url(admin_url: str) -> str:
+    """These tests send commands of their own over a worker's connections."""
+    return admin_url
+
+
 @asynccontextmanager
 async def linked(url: str) -> AsyncIterator[Link]:
     link = Link(topology_of(url), timeout=5.0)

@@ -115,7 +115,7 @@ async def test_a_loader_that_wakes_up_after_its_lock_ran_out_publishes_nothing_t
 
 @pytest.mark.parametrize("kind", ["redis-8.2", "redis-6.2"])
 def test_a_run_ends_with_the_table(kind: str, make_server: ServerOf, program: ProgramOf) -> None:
-    run = program(None, *BURST, command=FLIGHTS, url=make_server(kind).url)
+    run = program(None, *BURST, command=FLIGHTS, url=make_server(kind).outright_url)
     assert run.wait(40) == 0, run.log
     assert run.out == TABLE
 
@@ -132,7 +132,7 @@ async def test_workers_killed_one_after_the_other_lose_no_flight(
     make_server: ServerOf, program: ProgramOf, expected: list[Flight]
 ) -> None:
     server = make_server("valkey-9.1")
-    run = program(None, "--workers", "4", *BURST, command=FLIGHTS, url=server.url)
+    run = program(None, "--workers", "4", *BURST, command=FLIGHTS, url=server.outright_url)
     async with Redis.from_url(server.url) as redis:
 
         async def over(handled: int) -> bool:

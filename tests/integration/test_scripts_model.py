@@ -50,6 +50,12 @@ Word: TypeAlias = bytes | str | int
 Fence: TypeAlias = Literal["right", "owner", "count", "settled"]
 
 
+@pytest.fixture
+def redis_url(admin_url: str) -> str:
+    """The model's own questions are none of a worker's."""
+    return admin_url
+
+
 # --- the model
 
 

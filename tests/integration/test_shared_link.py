@@ -20,6 +20,12 @@ from tests.servers import Server
 from tests.waiting import wait_until
 
 
+@pytest.fixture
+def redis_url(admin_url: str) -> str:
+    """These tests send commands of their own over a worker's connections."""
+    return admin_url
+
+
 class Shared:
     """A shared link whose round trips can be held up before they begin, and are noted."""
 
