@@ -62,7 +62,7 @@ def in_python(known: SyncRedis) -> set[str]:
             if texts and isinstance(texts[0], str) and texts[0].isupper() and texts[0].isalpha():
                 second = texts[1] if len(texts) > 1 and isinstance(texts[1], str) else ""
                 found.add((texts[0], second))
-    is_command = {first: known.execute_command("COMMAND", "INFO", first)[0] for first, _ in found}
+    is_command = {first: known.execute_command("COMMAND", "INFO", first)[0] for first, _ in found}  # type: ignore[no-untyped-call]
     return {_named(*words) for words in found if is_command[words[0]] is not None}
 
 
@@ -105,7 +105,7 @@ async def place(server_kind: str, stream: str, make_server: ServerOf) -> AsyncIt
             rules = [f"~{name}" if word == "~orders" else keys if word == "~{orders}:*" else word for word in words]
             await admin.execute_command("ACL", "SETUSER", role, *rules)  # type: ignore[no-untyped-call]
         yield Place(server, stream, admin)
-        assert await admin.acl_log() == []  # type: ignore[no-untyped-call]
+        assert await admin.acl_log() == []
 
 
 async def denied(place: Place, role: str, *command: str) -> None:
@@ -113,7 +113,7 @@ async def denied(place: Place, role: str, *command: str) -> None:
     async with Redis.from_url(place.url(role), protocol=2) as client:
         with pytest.raises(NoPermissionError):
             await client.execute_command(*command)  # type: ignore[no-untyped-call]
-    await place.admin.acl_log_reset()  # type: ignore[no-untyped-call]
+    await place.admin.acl_log_reset()
 
 
 @on_all_servers
@@ -191,7 +191,7 @@ async def test_a_worker_has_no_business_with_other_streams_and_is_told_so(place:
     async with App("billing", url=place.url("worker")) as app:
         with pytest.raises(PublishError, match="NOPERM|permission"):
             await app.publish("invoices", "x")
-    await place.admin.acl_log_reset()  # type: ignore[no-untyped-call]
+    await place.admin.acl_log_reset()
     await denied(place, "worker", "XRANGE", "invoices", "-", "+")
     await denied(place, "worker", "DEL", place.stream)
     await denied(place, "worker", "CONFIG", "GET", "*")
@@ -264,4 +264,4 @@ async def handle(body: str) -> None: ...
     assert await worker.ended() in (0, 4)
     with pytest.raises(ResponseError):
         await place.admin.execute_command("XREADGROUP")  # type: ignore[no-untyped-call]
-    await place.admin.acl_log_reset()  # type: ignore[no-untyped-call]
+    await place.admin.acl_log_reset()
