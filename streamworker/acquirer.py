@@ -124,11 +124,7 @@ class Acquirer:
         if self._audits.due(now):
             await self._audit()
         if self._draining:
-            self._isolation.stop()
-            if not self._drained:
-                self._state.trimmed.count(unread=await self._reader.skipped(), last=True)
-            self._drained = True
-            return await self._rest(0.05)
+            return await self._bring_in_nothing()
         if now >= self._turn_due and not self._owes_read:
             if self._state.flight.room:
                 await self._turn()
@@ -138,11 +134,17 @@ class Acquirer:
             self._owes_read = False
             self._turn_due = 0.0 if self._isolation.suspect is None else self._turn_due
             return None
-        if self.paused or self._waiting > _MAX_WAITING:
-            return await self._rest(self._until_turn())
-        if not self._state.lease.holds(monotonic()):
+        if self.paused or self._waiting > _MAX_WAITING or not self._state.lease.holds(monotonic()):
             return await self._rest(self._until_turn())  # what may not be started is not fetched either
         return await self._read()
+
+    async def _bring_in_nothing(self) -> None:
+        """A step of the drain: the last read is over, and only audits go on."""
+        self._isolation.stop()
+        if not self._drained:
+            self._state.trimmed.count(unread=await self._reader.skipped(), last=True)
+        self._drained = True
+        await self._rest(0.05)
 
     async def _join(self) -> None:
         joined = await self._reader.join(self._state.group.start, self._joined_before)
