@@ -189,7 +189,7 @@ async def _pending_is(watched: Watched, number: int) -> bool:
 
 async def test_a_worker_has_no_business_with_other_streams_and_is_told_so(place: Place) -> None:
     async with App("billing", url=place.url("worker")) as app:
-        with pytest.raises(PublishError, match="NOPERM|permission"):
+        with pytest.raises(PublishError, match=r"NOPERM|permission"):
             await app.publish("invoices", "x")
     await place.admin.acl_log_reset()
     await denied(place, "worker", "XRANGE", "invoices", "-", "+")

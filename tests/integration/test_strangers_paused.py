@@ -32,9 +32,7 @@ async def _touch(watched: Watched, id: str, deliveries: int, idle: int = _LONG_A
     )
 
 
-async def test_a_paused_group_takes_nothing_over_from_other_programs(
-    redis: Redis, redis_url: str, stream: str
-) -> None:
+async def test_a_paused_group_takes_nothing_over_from_other_programs(redis: Redis, redis_url: str, stream: str) -> None:
     app, watched, seen, looks = App("group", lease=0.6), Watched(redis, stream, "group"), list[str](), list[int]()
 
     @app.on(stream)
