@@ -125,7 +125,7 @@ class Member:
 
     async def close(self) -> None:
         await self.reader.close()
-        self._pulse.close()
+        await asyncio.to_thread(self._pulse.close)  # as all its calls, in a thread without a loop
 
 
 class Party:

@@ -267,7 +267,7 @@ class ScriptsAndModel(RuleBasedStateMachine):
             expected = [before, int(guilty), count] if there else [before]
             if there:
                 self.hash[me.encode() + b"!"] = name
-        words = (GROUP, me, asked, victim, value, highest)
+        words = (GROUP, me, asked, victim, value, highest, 0, 0)
         assert self.raw.run(scripts.CLAIM_ALONE, (key, self.keys.consumers), words) == expected
 
     @rule(me=st.sampled_from(CONSUMERS))
