@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
@@ -42,7 +42,8 @@ class Link:
     Args:
         topology: says where to connect, anew each time.
         key: the key whose server this is for; None for any server.
-        timeout: seconds a round trip may take, besides what a blocking command waits.
+        timeout: seconds a server may say nothing in a round trip, besides what a blocking command waits. A reply
+            that is coming, over a link however slow, is waited for: asked for again, it would take as long.
     """
 
     def __init__(self, topology: Topology, key: bytes | None = None, *, timeout: float) -> None:
@@ -52,6 +53,7 @@ class Link:
         self._connection: AbstractConnection | None = None
         self._place: Place | None = None
         self._known: set[str] = set()
+        self._heard = 0.0  # when the last bytes came, by the event loop's clock
 
     @property
     def connected(self) -> bool:
@@ -95,6 +97,19 @@ class Link:
         self._connection = connection
         self._place = place
         self._known = set()
+        self._listen(connection)
+
+    def _listen(self, connection: AbstractConnection) -> None:
+        """Note when bytes come: neither the driver nor its parser tells before a reply is complete."""
+        reader, now = connection._reader, asyncio.get_running_loop().time
+        assert reader is not None
+        feed = reader.feed_data
+
+        def fed(data: bytes) -> None:
+            self._heard = now()
+            feed(data)
+
+        reader.feed_data = fed  # type: ignore[method-assign]
 
     async def close(self) -> None:
         """Drop the connection; nothing is waited for."""
@@ -173,7 +188,7 @@ class Link:
         connection = self._connection
         assert connection is not None
         try:
-            async with _limit(self._timeout + block):
+            async with _limit(self._timeout + block, lambda: self._heard):
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
                 return [await _reply(connection) for _ in commands]
         except (RedisError, OSError, TimeoutError, EOFError) as error:
@@ -188,8 +203,8 @@ class Link:
 
 
 @asynccontextmanager
-async def _limit(seconds: float) -> AsyncIterator[None]:
-    """A timeout that does not take a reply for lost because the event loop stood still.
+async def _limit(seconds: float, heard: Callable[[], float]) -> AsyncIterator[None]:
+    """A timeout that begins anew whenever something is heard, and takes no reply for lost because the loop stood still.
 
     After a handler has blocked the loop, timers that ran out meanwhile come before replies that are there.
     """
@@ -199,7 +214,11 @@ async def _limit(seconds: float) -> AsyncIterator[None]:
     async with asyncio.timeout(None) as timeout:
 
         def expire(again: bool) -> None:
-            if again and loop.time() - end > _LATE:
+            nonlocal end
+            if heard() + seconds > end and heard() + seconds > loop.time():
+                end = heard() + seconds
+                timers.append(loop.call_at(end, expire, True))
+            elif again and loop.time() - end > _LATE:
                 timers.append(loop.call_later(_LATE, expire, False))
             else:
                 timeout.reschedule(loop.time())
