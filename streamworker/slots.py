@@ -90,9 +90,14 @@ class Slots:
 
         ``delivery.alone`` tells the same, and also when it is reported stuck.
         """
+        if self._closed:  # claimed as the drain began: to be handed back with what was never started
+            delivery.alone = False
+            self.buffer.append(delivery)
+            return over()
         slot = Slot()
         self._extra.append(slot)
         slot.task = asyncio.create_task(self._run_alone(slot, delivery, over), name=f"alone-{self._handler.name}")
+        return None
 
     @property
     def running(self) -> list[Slot]:

@@ -8,6 +8,7 @@ from unittest.mock import patch
 from redis.asyncio import Redis
 
 from streamworker import App
+from streamworker.broker import Suspect
 from streamworker.connect import RunOptions, run_worker
 from streamworker.errors import Unavailable
 from streamworker.message import Delivery
@@ -45,3 +46,33 @@ async def test_entries_of_a_reply_that_was_lost_as_the_drain_began_go_back_uncou
     assert read_at_all
     assert owners == [(b"released", 0)] * read_at_all
     assert await watched.consumers() == ["released"]
+
+
+async def test_a_suspect_that_was_claimed_as_the_drain_began_is_not_started(
+    redis: Redis, redis_url: str, stream: str
+) -> None:
+    app, watched, stop = App("group"), Watched(redis, stream, "group"), asyncio.Event()
+
+    @app.on(stream)
+    async def handle(body: str) -> None:
+        raise AssertionError("nothing was to be started")
+
+    really = RedisGroupReader.claim_alone
+
+    async def claim_alone(reader: RedisGroupReader, suspect: Suspect, highest: int) -> object:
+        found = await really(reader, suspect, highest)
+        stop.set()
+        await asyncio.sleep(0.1)  # the drain has begun
+        return found
+
+    dead = "host-1-dead.sw"
+    await watched.do("XGROUP", "CREATE", stream, "group", "0", "MKSTREAM")
+    id = await watched.add("data", "suspect")
+    await watched.do("XREADGROUP", "GROUP", "group", dead, "STREAMS", stream, ">")
+    await watched.do("XCLAIM", stream, "group", dead, 0, id, "RETRYCOUNT", 2, "JUSTID")
+    await watched.do("HSET", watched.keys.consumers, dead, "dead")
+    with patch.object(RedisGroupReader, "claim_alone", claim_alone):
+        async with asyncio.timeout(20):
+            assert await run_worker([app], redis_url, RunOptions(), stop, lambda: None)
+    owners = [(owner, count) for _, owner, _, count in await watched.do("XPENDING", stream, "group", "-", "+", 10)]
+    assert owners == [(b"released", 2)]
