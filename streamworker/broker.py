@@ -172,6 +172,7 @@ class Settlement(msgspec.Struct):
     delay: float | None = None
     counted: bool = True
     letter: dict[str, str] | None = None
+    refused: bool = False  # the server did not take it when it was last asked
 
 
 class Settler(Protocol):

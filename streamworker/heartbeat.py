@@ -87,6 +87,7 @@ class Heartbeat(threading.Thread):
         self._stuck = stuck
         self._beaten = beaten
         self._refused = Outage("heartbeat.refused", "heartbeat.accepted", then="nothing new is started")
+        self._refused_for: set[Membership] = set()
         self._stopping = threading.Event()
         self._loop_seen = monotonic()
 
@@ -131,15 +132,15 @@ class Heartbeat(threading.Thread):
                 self._refused.began(str(error))
             return
         now = monotonic()
-        refused = [look for look in looks if isinstance(look, BrokerError)]
-        if refused:  # the connection is fine, but a key or a right is not: nobody else would tell
-            self._refused.began(str(refused[0]))
-        else:
-            self._refused.ended()
         for membership, look in zip(due, looks, strict=True):
-            if isinstance(look, BrokerError):
+            if isinstance(look, BrokerError):  # the connection is fine, but a key or a right is not: nobody else tells
                 membership.failed(now)
+                self._refused_for.add(membership)
+                self._refused.began(f"{membership.stream}/{membership.group}: {look}")
             else:
                 membership.seen(sent, now, look)
-        if len(refused) < len(looks):
+                self._refused_for.discard(membership)
+        if not self._refused_for:
+            self._refused.ended()
+        if len(self._refused_for.intersection(due)) < len(due):
             self._beaten()

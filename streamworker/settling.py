@@ -10,7 +10,7 @@ from typing import Final
 from streamworker.broker import EntryName, Settlement, Settler
 from streamworker.errors import BrokerError, GroupMissing, Unavailable
 from streamworker.flight import Counts, Flight
-from streamworker.logs import log
+from streamworker.logs import Suppressor, log
 from streamworker.message import Delivery
 from streamworker.outage import Outages, pauses
 
@@ -18,6 +18,7 @@ _MOST_ACKS: Final = 1000
 _MOST_SETTLEMENTS: Final = 200
 _MOST_BYTES: Final = 2**20
 _REFUSED_PAUSES: Final = (1.0, 30.0)
+_TELL: Final = 5.0  # seconds between two lines about what is refused; a right that is missing may be missing for days
 
 
 class Settling:
@@ -45,6 +46,7 @@ class Settling:
         self._refused: list[Settlement] = []
         self._refused_until = 0.0
         self._refused_pause = 0.0
+        self._told = Suppressor(_TELL)
         self._wake = asyncio.Event()
         self._sure = asyncio.Event()
         self._idle = asyncio.Event()
@@ -127,20 +129,21 @@ class Settling:
                 continue
             finally:
                 self._acking = 0
-            waits = pauses()
             self._outages.ended(self)
             *results, acked = answers
-            self._take_acked(acks, acked)
             for settlement, result in zip(failed, results, strict=True):
                 self._take_result(settlement, result)
+            if self._take_acked(acks, acked):
+                waits = pauses()
+            else:
+                await asyncio.sleep(next(waits))
 
     async def _something(self) -> None:
         """Wait until there is something to settle."""
         while True:
             pause = self._refused_until - monotonic() if self._refused else None
             if pause is not None and pause <= 0:
-                self._failed.extend(self._refused)
-                self._refused.clear()
+                self._probe()
             if self._done or self._failed:
                 break
             if pause is None:
@@ -153,6 +156,14 @@ class Settling:
                 continue
         self._idle.clear()
 
+    def _probe(self) -> None:
+        """Try one retry and one dead letter again: a whole flight of them would be refused as well, again and again."""
+        for wanted in (False, True):
+            found = next((one for one in self._refused if _is_letter(one) is wanted), None)
+            if found is not None:
+                self._refused.remove(found)
+                self._failed.append(found)
+
     def _next_failed(self) -> list[Settlement]:
         batch: list[Settlement] = []
         size = 0
@@ -162,14 +173,16 @@ class Settling:
             size += sum(map(len, settlement.delivery.fields))
         return batch
 
-    def _take_acked(self, acks: list[Delivery], answer: bool | BrokerError) -> None:
+    def _take_acked(self, acks: list[Delivery], answer: bool | BrokerError) -> bool:
         if answer is True or isinstance(answer, GroupMissing):
             for delivery in acks:
                 self._acked(delivery, mine=True)
-        elif acks:
-            log.error("ack.refused", group=self._name, entries=len(acks), reason=str(answer))
+            return True
+        if acks:
+            self._tell("ack.refused", answer, entries=len(acks))
             self._done.extend(acks)
-            self.doubt()  # the audit that follows says what is still pending, and paces this
+            self.doubt()  # some may have been taken: the audit that follows says what is still pending
+        return not acks
 
     def _acked(self, delivery: Delivery, mine: bool) -> None:
         unknown = self._was_unknown(delivery)
@@ -182,16 +195,17 @@ class Settling:
     def _take_result(self, settlement: Settlement, result: bool | BrokerError) -> None:
         if isinstance(result, BrokerError) and not isinstance(result, GroupMissing):
             first, longest = _REFUSED_PAUSES
-            if not self._refused:
+            if monotonic() >= self._refused_until:
                 self._refused_pause = min(longest, self._refused_pause * 2 or first)
                 self._refused_until = monotonic() + self._refused_pause
-                log.error(
-                    "settlement.refused", group=self._name, id=settlement.delivery.origin.decode(),
-                    reason=str(result), retry_in=self._refused_pause,
-                )  # fmt: skip
+                self._tell("settlement.refused", result, id=settlement.delivery.origin.decode())
+            settlement.refused = True
             self._refused.append(settlement)
             return
         self._refused_pause = 0.0
+        if settlement.refused:  # what it was refused for is over, so the others follow
+            self._failed.extend(one for one in self._refused if _is_letter(one) == _is_letter(settlement))
+            self._refused = [one for one in self._refused if _is_letter(one) != _is_letter(settlement)]
         delivery = settlement.delivery
         unknown = self._was_unknown(delivery)
         waiting = self._first.pop((delivery.key, delivery.id), None)
@@ -212,9 +226,17 @@ class Settling:
         else:
             self._counts.dropped += 1
 
+    def _tell(self, event: str, reason: object, **values: object) -> None:
+        if (more := self._told.left_out(event)) is not None:
+            log.error(event, group=self._name, **values, reason=str(reason), more=more)
+
     def _was_unknown(self, delivery: Delivery) -> bool:
         """Whether its settlement was under way when a connection was lost: that it is gone says it was carried out."""
         name = (delivery.key, delivery.id)
         unknown = name in self._unknown
         self._unknown.discard(name)
         return unknown
+
+
+def _is_letter(settlement: Settlement) -> bool:
+    return settlement.letter is not None

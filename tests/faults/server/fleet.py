@@ -125,8 +125,9 @@ class Fleet:
             lambda: all(event in worker.log for worker in self.workers), 20, lambda: f"{event} is told\n{self.log}"
         )
 
-    async def keep_quiet(self, seconds: float = 3.0) -> None:
-        await keep_quiet(self.proxy, self.workers, seconds=seconds, workers=len(self.workers))
+    async def keep_quiet(self, seconds: float = 3.0, *, healthy: bool = False) -> None:
+        """See ``quiet.keep_quiet``."""
+        await keep_quiet(self.proxy, self.workers, seconds=seconds, workers=len(self.workers), healthy=healthy)
 
     async def heals(self, *, twice: Collection[str] = (), within: float = FIRST) -> None:
         """The fault is over now: work goes on in time, nothing was lost, and nothing ran twice unexplained.
