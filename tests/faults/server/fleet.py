@@ -26,7 +26,7 @@ from streamworker import App, Backoff, Message, Reject
 app = App("group", lease={lease})
 
 
-@app.on("{stream}", concurrency={concurrency}, prefetch={prefetch}, retry=Backoff(first={retry}, factor=1, jitter=0))
+@app.on("{stream}", concurrency={concurrency}, prefetch={prefetch}, retry=Backoff(first={retry}, factor=1, jitter=0), {options})
 async def handle(body: dict, message: Message) -> None:
     journal("start", body["name"], message.deliveries)
     while body.get("hold") and not os.path.exists("go"):
@@ -73,10 +73,13 @@ class Fleet:
         prefetch: int = 100,
         retry: float = 0.2,
         env: dict[str, str] | None = None,
+        options: str = "",
     ) -> None:
-        """Start so many workers and wait until each has handled something or beats."""
+        """Start so many workers more, with further ``options`` of the handler, and wait until all of them beat."""
         stream = self.watched.keys.stream.decode()
-        source = _APP.format(lease=lease, stream=stream, concurrency=concurrency, prefetch=prefetch, retry=retry)
+        source = _APP.format(
+            lease=lease, stream=stream, concurrency=concurrency, prefetch=prefetch, retry=retry, options=options
+        )
         self.workers += [self._program(source, url=url or self.proxy.url, env=env) for _ in range(workers)]
         await wait_until(self._all_read, 20, lambda: f"all workers read\n{self.log}")
 

@@ -37,9 +37,9 @@ async def test_out_of_memory_reading_and_acking_go_on_and_what_needs_a_copy_stay
     await fleet.noticed("settlement.refused")
     await fleet.keep_quiet(healthy=True)
     async with App("publisher", url=own_server.url) as app:
-        with pytest.raises(PublishError, match="OOM|used memory"):
+        with pytest.raises(PublishError, match=r"OOM|used memory"):
             await app.publish(watched.keys.stream.decode(), "x")
-        with pytest.raises(PublishFailed, match="OOM|used memory") as failed:
+        with pytest.raises(PublishFailed, match=r"OOM|used memory") as failed:
             await app.publish_many(watched.keys.stream.decode(), ["x"] * 3)
         assert (failed.value.published, failed.value.unknown) == (0, 0)
     assert await watched.pending() == 20
