@@ -9,6 +9,7 @@ from redis.exceptions import (
     AuthenticationWrongNumberOfArgsError,
     AuthorizationError,
     BusyLoadingError,
+    InvalidResponse,
     RedisError,
     ResponseError,
 )
@@ -91,6 +92,8 @@ def classify(error: BaseException) -> BrokerError:
             if pattern.search(said) or pattern.search(error.status_code or ""):
                 return kind(text)
         return BrokerError(text)
+    if isinstance(error, InvalidResponse):
+        return Unavailable(f"what answers there does not speak the protocol of Redis ({text})")
     if isinstance(error, RedisError | OSError | TimeoutError | EOFError):
         return Unavailable(text)
     return BrokerError(text)
@@ -98,7 +101,8 @@ def classify(error: BaseException) -> BrokerError:
 
 def _text(error: BaseException) -> str:
     """The server's words, on one line, without the arguments that drivers and servers append: they are payload."""
-    text = str(error).partition("Command # ")[0].partition(", with args beginning")[0] or type(error).__name__
+    text = str(error).partition("Command # ")[0].partition(", with args beginning")[0]
+    text = text or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
     code = getattr(error, "status_code", None)
     text = f"{code} {text}" if code and not text.startswith(code) else text
     return " ".join(text.split())[:300]
