@@ -21,7 +21,7 @@ redis_only = pytest.mark.parametrize("server_kind", ["redis-8.2"])
 
 @pytest.mark.parametrize(
     ("server_kind", "towards"),
-    [("valkey-9.1", None), ("redis-8.2", None), ("redis-8.2", "client"), ("valkey-9.1", "server")],
+    [("valkey-9.1", None), ("redis-8.2", "client")],
 )
 async def test_a_dead_line_is_noticed_in_time_and_left_quietly_and_work_goes_on_once_it_is_healed(
     towards: Side | None,
@@ -82,7 +82,7 @@ async def test_a_reading_connection_that_is_dead_alone_costs_no_lease(
         async with working(other.app, url=redis_url, patient=True):
             with proxy.black_hole(on="reading"):
                 await wait_until(lambda: events(caplog, "redis.unavailable"), 20)
-                await keep_quiet(proxy, caplog, seconds=4.0)
+                await keep_quiet(proxy, caplog)
                 await watched.add("data", "meanwhile")
                 await other.got("meanwhile")
                 cut.go_on.set()  # its ack goes over another connection, once an audit came through
