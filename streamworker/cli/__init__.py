@@ -55,5 +55,7 @@ def main() -> None:
 
 
 def _end(text: str, code: int) -> None:
-    click.echo(text.encode(errors="backslashreplace").decode(), err=True)
+    from streamworker.logs import for_terminal  # noqa: PLC0415  (--help loads nothing)
+
+    click.echo(for_terminal(text), err=True)
     sys.exit(code)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from streamworker.errors import ConfigError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -36,6 +38,33 @@ redis_option = click.option(
         "[env var: STREAMWORKER_REDIS_URL, REDIS_URL]"
     ),
 )
+
+redis_file_option = option(
+    "--redis-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A file that holds the URL alone. Arguments can be read by everybody on the machine, a password in them too.",
+)
+
+
+def explicit_url(redis: str | None, redis_file: Path | None) -> str | None:
+    """What ``--redis`` says, or else the file.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not hold one line. The text holds nothing of it.
+    """
+    if redis is not None or redis_file is None:
+        return redis
+    try:
+        words = redis_file.read_text().split()
+    except UnicodeDecodeError:
+        words = []
+    except OSError as error:
+        raise ConfigError(f"--redis-file {redis_file}: {error.strerror}") from None
+    if len(words) != 1 or "://" not in words[0]:
+        raise ConfigError(f"--redis-file {redis_file}: it must hold a Redis URL, and nothing else")
+    return words[0]
+
 
 health_dir_option = option(
     "--health-dir",

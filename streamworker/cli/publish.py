@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
-from streamworker.cli.options import option, redis_option
+from streamworker.cli.options import explicit_url, option, redis_file_option, redis_option
 
 
 def _headers(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
     headers = {}
-    for word in words:
+    for number, word in enumerate(words, 1):
         name, equals, value = word.partition("=")
-        if not (equals and name):
-            raise click.BadParameter(f"{word!r} is not name=value", context, parameter)
+        if not (equals and name):  # not echoed: it may be what belongs into no log
+            raise click.BadParameter(f"number {number} is not NAME=VALUE", context, parameter)
         headers[name] = value
     return headers
 
@@ -34,7 +35,10 @@ def _headers(context: click.Context, parameter: click.Parameter, words: tuple[st
     help="A further field of the entry; repeatable.",
 )
 @redis_option
-def publish(stream: str, body: str, type_: str | None, headers: Mapping[str, str], redis: str | None) -> None:
+@redis_file_option
+def publish(
+    stream: str, body: str, type_: str | None, headers: Mapping[str, str], redis: str | None, redis_file: Path | None
+) -> None:
     """Append an entry with BODY to STREAM and print its id.
 
     BODY is sent as it is; "-" reads it from the standard input.
@@ -60,7 +64,7 @@ def publish(stream: str, body: str, type_: str | None, headers: Mapping[str, str
         text = data.decode()
     except UnicodeDecodeError:
         text = data
-    click.echo(anyio.run(_publish, stream, text, type_, headers, redis))
+    click.echo(anyio.run(_publish, stream, text, type_, headers, explicit_url(redis, redis_file)))
 
 
 async def _publish(

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from streamworker.cli.options import health_dir_option, option, redis_option, seconds
+from streamworker.cli.options import health_dir_option, option, redis_file_option, redis_option, seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,7 @@ class Settings:
 
     names: tuple[str, ...]
     redis: str | None
+    redis_file: Path | None
     workers: int
     only: tuple[str, ...]
     burst: bool
@@ -35,6 +36,7 @@ class Settings:
 @click.command()
 @click.argument("names", metavar="MODULE:APP...", nargs=-1, required=True)
 @redis_option
+@redis_file_option
 @option("--workers", type=click.IntRange(min=1), default=1, help="Processes; several are supervised and replaced.")
 @option("--only", metavar="STREAM", multiple=True, help="Consume this stream only; repeatable.")
 @option("--burst", is_flag=True, help="End when all there is has been handled and settled, retries included.")

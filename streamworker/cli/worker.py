@@ -9,12 +9,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import anyio
 
 from streamworker.alive import default_folder, keep_alive
 from streamworker.app import App
 from streamworker.cli.logging import configure
+from streamworker.cli.options import explicit_url
 from streamworker.errors import ConfigError, Unavailable
 from streamworker.identity import consumer_name, new_token
 from streamworker.loader import load
@@ -45,7 +47,10 @@ def work(settings: Settings, signals: Signals) -> int:
     inherited = os.environ.pop(_CHILD_URL, None)
     apps = load(settings.names, app_dir=settings.app_dir, only=settings.only)
     configure(settings.log_format, settings.log_level)
-    with endpoint(settings.redis or inherited, [app.url for app in apps]) as where:
+    explicit = inherited or explicit_url(settings.redis, settings.redis_file)
+    with endpoint(explicit, [app.url for app in apps]) as where:
+        if settings.redis is not None and _has_password(settings.redis):
+            log.warning("redis.password_in_arguments", reason="others can read them; use --redis-file or a variable")
         if where.embedded and settings.parent_pipe is None:
             log.info(
                 "server.embedded", redis=str(where), reason="no Redis URL is given; --redis or a variable names one"
@@ -53,6 +58,11 @@ def work(settings: Settings, signals: Signals) -> int:
         if settings.workers > 1:
             return _supervise(settings, where)
         return _work_alone(settings, apps, where, signals)
+
+
+def _has_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return bool(parts.password) or "password=" in parts.query
 
 
 def _work_alone(settings: Settings, apps: Sequence[App], where: Endpoint, signals: Signals) -> int:

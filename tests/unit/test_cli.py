@@ -130,6 +130,7 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
     settings = Settings(
         names=("-odd:app", "b:app"),
         redis="redis://user:secret@localhost",
+        redis_file=Path("secret"),
         workers=4,
         only=("a", "-b"),
         burst=True,
@@ -167,8 +168,10 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
         (("run", "app:ap"), "its apps: app:app"),
         (("run", "app:app", "--only", "order"), "did you mean 'orders'?"),
         (("run", "app:app", "--redis", "http://localhost"), "Error: --redis: "),
+        (("run", "app:app", "--redis-file", "nowhere"), "Error: --redis-file nowhere: No such file"),
+        (("run", "app:app", "--redis-file", "app.py"), "Error: --redis-file app.py: "),
         (("publish", "orders"), "Missing argument 'BODY'"),
-        (("publish", "orders", "{}", "--header", "novalue"), "'novalue' is not name=value"),
+        (("publish", "orders", "{}", "--header", "novalue"), "number 1 is not NAME=VALUE"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_message(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
