@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 
-from streamworker.describe import describe_error, printable
+from streamworker.describe import place_of, printable
 from streamworker.handler import Group, Handler
 from streamworker.logs import log
 from streamworker.message import field
 from streamworker.verdicts import Drop, Failure, Outcome, Reject, Retry, Verdict
 
-__all__ = ["decide", "describe_error", "too_old", "unrouted", "verdict_of"]
+__all__ = ["decide", "too_old", "unrouted", "verdict_of"]
 
 _MOST_REASON = 1000  # bytes: a reason is a sentence, whatever a user puts into it
 
@@ -78,9 +78,8 @@ async def _ask(handler: Handler, failure: Failure) -> Verdict | None:
             answer = await answer
         if answer is None or isinstance(answer, Retry | Reject | Drop):
             return answer
-        raised: BaseException = TypeError(
-            f"on_failure returned {type(answer).__name__}; return Retry(...), Reject(...), Drop(...) or None"
-        )
+        error = f"on_failure returned {type(answer).__name__}; return Retry(...), Reject(...), Drop(...) or None"
+        at = ""
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as exc:  # the user's function: SystemExit and a stray cancellation are failures too
@@ -89,11 +88,8 @@ async def _ask(handler: Handler, failure: Failure) -> Verdict | None:
             raise  # we are being cancelled ourselves
         if verdict := verdict_of(exc):
             return verdict
-        raised = exc
-    error, traceback = describe_error(raised)
-    log.warning(
-        "on_failure.failed", handler=handler.name, message_id=failure.message.id, error=error, traceback=traceback
-    )
+        error, at = type(exc).__name__, place_of(exc)  # its text may quote the payload
+    log.warning("on_failure.failed", handler=handler.name, message_id=failure.message.id, error=error, at=at)
     return None
 
 

@@ -9,11 +9,14 @@ from itertools import islice
 from types import FrameType, TracebackType
 from typing import Final
 
+from streamworker.logs import without_logins
+
 _MOST_ERROR: Final = 1000  # bytes
 _MOST_TRACEBACK: Final = 8000
 _FIRST_FRAMES: Final = 8
 _LAST_FRAMES: Final = 24
 _MOST_EXCEPTIONS: Final = 8
+_MARGIN: Final = 1100  # characters: what is cut must not begin or end within a URL's password
 
 # Control characters, what ends a line for some terminals and log viewers, what turns the direction of writing,
 # what is invisible, and surrogates, which no UTF-8 stream can write.
@@ -54,11 +57,11 @@ def _lines(text: str) -> str:
 
 def _cut(text: str, most: int, mark: str, keep: str = "") -> str:
     # Escaping only makes a text longer, so no more than this is ever looked at.
-    head = _escape(text[: most + 1], keep).encode()
+    head = _escape(without_logins(text[: most + _MARGIN])[: most + 1], keep).encode()
     if len(head) <= most and len(text) <= most:
         return head.decode()
     room = (most - len(mark)) // 2
-    tail = _escape(text[-most:], keep).encode()
+    tail = _escape(without_logins(text[-most - _MARGIN :])[-most:], keep).encode()
     return head[:room].decode(errors="ignore") + mark + tail[-room:].decode(errors="ignore")
 
 

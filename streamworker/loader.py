@@ -50,6 +50,8 @@ def load(names: Sequence[str], *, app_dir: str = ".", only: Collection[str] = ()
 
 
 def _find(name: str, folder: str) -> App:
+    if "://" in name:  # not echoed: it may hold a password
+        raise ConfigError("a URL is no import string: write module:app, and the URL after --redis or into a variable")
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise ConfigError(f"{name!r} is not an import string; write module:app, for example {_suggestion(name)}")

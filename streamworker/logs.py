@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 import traceback
 from collections.abc import Callable, Hashable, Mapping, MutableMapping
@@ -22,6 +23,9 @@ LIMIT = 4096  # characters of a value; a user's exception may carry 50 MB of tex
 _TRACEBACK_LIMIT = 4 * LIMIT
 _FRAMES = 25
 _ITEMS = 50
+# What stands before the host of a URL. Ours are searched beyond a slash, which a password should not hold, but may.
+_LOGIN = re.compile(r"""((?:rediss?|unix|sentinels?|clusters?)://)[^\s@"']{1,1000}@|(://)[^\s/@"']{1,1000}@""")
+_LONGEST_LOGIN = 1020
 
 # The message being handled. It is set per message and read only when something is logged: binding five
 # values to every message's context costs 6.5 µs, this 0.05.
@@ -42,13 +46,23 @@ def clean(text: str, limit: int = LIMIT) -> str:
 
     They forge log lines, move a terminal's cursor, or raise UnicodeEncodeError where the line is written.
     """
-    safe = text[:limit]
+    safe = without_logins(text[: limit + _LONGEST_LOGIN])[:limit]
     if not safe.isprintable():
         safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
     if len(text) > limit or len(safe) > limit:
         note = f"… ({len(text)} characters)"
         return safe[: limit - len(note)] + note  # not longer than the limit: values are cleaned more than once
     return safe
+
+
+def without_logins(text: str) -> str:
+    """``text`` without the user names and passwords of URLs: an exception or a line of source may quote one."""
+    return _LOGIN.sub(r"\1\2…@", text) if "://" in text else text
+
+
+def for_terminal(text: str) -> str:
+    """``text``, which may have several lines, as it can be printed."""
+    return "\n".join(clean(line) for line in text.split("\n"))
 
 
 def plain(value: object, depth: int = 3) -> Plain:
