@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 PASSWORD: Final = "pass-of-a-role"
 PREFIX: Final = "role-"  # tests make users called `worker` of their own
 _LINES: Final = re.compile(r"^ACL SETUSER (\w+) (reset on >PASSWORD .*)$", re.MULTILINE)
+_BESIDES: Final = re.compile(r"^\* (?:Behind Sentinel|On a Cluster) add `(.*?)`", re.MULTILINE)
 _DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "security.md"
 
 
@@ -24,14 +25,20 @@ def commands(role: str) -> set[str]:
     return {word[1:] for word in documented()[role] if word.startswith("+")}
 
 
+def commands_of_places() -> set[str]:
+    """What workers and publishers may call besides, behind Sentinel and on a Cluster."""
+    return {word[1:] for words in _BESIDES.findall(_DOCUMENT.read_text()) for word in words.split()}
+
+
 def rules_for_tests(role: str) -> list[str]:
     """The documented commands, on streams of any name: each test has its own."""
-    return ["on", f">{PASSWORD}", "resetchannels", "~*", "-@all", *(f"+{one}" for one in sorted(commands(role)))]
+    allowed = commands(role) | (commands_of_places() if role in ("worker", "publisher") else set())
+    return ["on", f">{PASSWORD}", "resetchannels", "~*", "-@all", *(f"+{one}" for one in sorted(allowed))]
 
 
 def as_role(url: str, role: str = "worker") -> str:
     """``url`` with the user of ``role``; one that names a user, or is none of a server on TCP, stays what it is."""
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss") or "@" in parts.netloc:
+    if parts.scheme == "unix" or "@" in parts.netloc:
         return url
     return parts._replace(netloc=f"{PREFIX}{role}:{PASSWORD}@{parts.netloc}").geturl()

@@ -195,6 +195,14 @@ class Server:
             process.wait(5)
 
 
+def stop_all(*servers: Server) -> None:
+    """Stop servers at the end of their tests. The product ran as the users of docs/security.md, and they sufficed."""
+    denials = [denial for server in servers for denial in server.denials()]
+    for server in servers:
+        server.stop()
+    assert denials == [], "docs/security.md does not allow what the product does"
+
+
 def processes_of(folder: Path, token: str) -> list[str]:
     """What still runs below ``folder`` or has ``token`` in its environment, this process apart: for the last check."""
     found = []

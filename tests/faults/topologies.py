@@ -9,7 +9,8 @@ from pathlib import Path
 
 from redis.crc import key_slot
 
-from tests.servers import Server
+from tests.roles import as_role
+from tests.servers import Server, stop_all
 from tests.waiting import wait_until_sync
 
 SERVICE = "main"
@@ -39,7 +40,7 @@ class Replicated:
     @property
     def url(self) -> str:
         seeds = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"sentinel://{seeds}/{SERVICE}/0"
+        return as_role(f"sentinel://{seeds}/{SERVICE}/0")
 
     def start(self) -> Replicated:
         """Start all and wait until everybody knows of everybody."""
@@ -58,8 +59,7 @@ class Replicated:
         return self
 
     def stop(self) -> None:
-        for server in (*self.sentinels, *self.servers):
-            server.stop()
+        stop_all(*self.sentinels, *self.servers)
 
     def primary(self) -> Server:
         """The server that all sentinels name; LookupError while they do not agree."""
@@ -91,7 +91,7 @@ class ServerCluster:
 
     @property
     def url(self) -> str:
-        return "cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:3])
+        return as_role("cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:3]))
 
     def start(self) -> ServerCluster:
         """Start all, give out the slots, and wait until every node is content."""
@@ -113,8 +113,7 @@ class ServerCluster:
         return self
 
     def stop(self) -> None:
-        for node in self.nodes:
-            node.stop()
+        stop_all(*self.nodes)
 
     def of(self, stream: str, apart: Server | None = None) -> Server:
         """The primary that has ``stream``, as all nodes but ``apart`` see it; LookupError while they do not agree."""
