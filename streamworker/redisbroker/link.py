@@ -109,7 +109,7 @@ class Link:
             self._heard = now()
             feed(data)
 
-        reader.feed_data = fed  # type: ignore[method-assign]
+        reader.feed_data = fed  # type: ignore[method-assign, assignment]
 
     async def close(self) -> None:
         """Drop the connection; nothing is waited for."""

@@ -26,7 +26,10 @@ from streamworker import App, Backoff, Message, Reject
 app = App("group", lease={lease})
 
 
-@app.on("{stream}", concurrency={concurrency}, prefetch={prefetch}, retry=Backoff(first={retry}, factor=1, jitter=0), {options})
+@app.on(
+    "{stream}", concurrency={concurrency}, prefetch={prefetch},
+    retry=Backoff(first={retry}, factor=1, jitter=0), {options}
+)
 async def handle(body: dict, message: Message) -> None:
     journal("start", body["name"], message.deliveries)
     while body.get("hold") and not os.path.exists("go"):
