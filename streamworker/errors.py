@@ -8,7 +8,7 @@ StreamworkerError
 │   └── PublishFailed         publish_many stopped part of the way
 └── BrokerError               what the Redis broker makes of the driver's errors
     ├── Unavailable           not reachable, loading, failing over: wait and try again
-    │   └── AuthFailed        wrong or missing credentials
+    │   └── AuthFailed        wrong or missing credentials, ours or (its certificate) the server's
     ├── GroupMissing          the group or its stream is gone: join again
     ├── Refused               out of memory: writing is refused, reading and acking work
     ├── WrongType             a key holds something that is not what we keep there
@@ -61,7 +61,7 @@ class Unavailable(BrokerError):
 
 
 class AuthFailed(Unavailable):
-    """The server does not accept the credentials."""
+    """The server does not accept the credentials, or its certificate is not to be trusted."""
 
 
 class GroupMissing(BrokerError):

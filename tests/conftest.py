@@ -92,13 +92,13 @@ def admin_url(server_kind: str, shared_server: ServerOf) -> str:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[ServerOf]:
-    """``make_server(kind, *arguments, appendonly=False)``: further servers, started, stopped at the test's end."""
+    """``make_server(kind, *arguments, appendonly=…)``: further servers, started, stopped at the test's end."""
     with ExitStack() as stack:
 
-        def make(kind: str, *arguments: str, appendonly: bool = False) -> Server:
+        def make(kind: str, *arguments: str, **options: Any) -> Server:
             folder = tmp_path / f"server-{uuid.uuid4().hex[:8]}"
             folder.mkdir()
-            server = Server(kind, folder, *arguments, appendonly=appendonly)
+            server = Server(kind, folder, *arguments, **options)
             stack.callback(stop_all, server)
             return server.start()
 

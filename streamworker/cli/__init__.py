@@ -47,7 +47,7 @@ def main() -> None:
     except ConfigError as error:
         _end(f"Error: {error}", USAGE)
     except AuthFailed as error:
-        _end(f"Error: Redis does not accept the credentials: {error}", NO_REDIS)
+        _end(f"Error: no log-in to Redis: {error}", NO_REDIS)
     except Unavailable as error:
         _end(f"Error: Redis cannot be reached: {error}", NO_REDIS)
     except StreamworkerError as error:

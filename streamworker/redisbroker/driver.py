@@ -19,6 +19,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "protocol": 2,
     "decode_responses": False,
     "socket_timeout": None,
+    "socket_connect_timeout": None,
     "socket_keepalive": True,
     "health_check_interval": 0,
 }

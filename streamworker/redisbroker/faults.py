@@ -94,6 +94,8 @@ def classify(error: BaseException) -> BrokerError:
         return BrokerError(text)
     if isinstance(error, InvalidResponse):
         return Unavailable(f"what answers there does not speak the protocol of Redis ({text})")
+    if "CERTIFICATE_VERIFY_FAILED" in text:  # it will not be a better one in a moment
+        return AuthFailed(f"the server's certificate is refused: {text}")
     if isinstance(error, RedisError | OSError | TimeoutError | EOFError):
         return Unavailable(text)
     return BrokerError(text)

@@ -115,6 +115,8 @@ class Link:
         """Drop the connection; nothing is waited for."""
         connection, self._connection, self._place = self._connection, None, None
         if connection is not None:
+            if connection._writer is not None:  # TLS would wait for the server to say goodbye
+                connection._writer.transport.abort()
             await connection.disconnect(nowait=True)
 
     async def call(self, *command: Argument, block: float = 0.0) -> Any:

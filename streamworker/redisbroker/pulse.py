@@ -15,6 +15,7 @@ from streamworker.redisbroker.link import Link
 from streamworker.redisbroker.settler import ScriptCall
 from streamworker.redisbroker.topology import Topology
 
+_LAST_STEPS = 3  # of the loop, until sockets that were dropped are closed
 Looks: TypeAlias = "list[Look | BrokerError]"
 
 
@@ -50,7 +51,7 @@ class RedisPulse:
     def close(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
-            loop.run_until_complete(self._drop(list(self._links)))
+            loop.run_until_complete(self._end())
             loop.close()
 
     async def _round(self, beats: Sequence[Beat], timeout: float) -> Looks:
@@ -101,6 +102,11 @@ class RedisPulse:
         except (BrokerError, TimeoutError) as error:
             return [_Lost(error)] * len(calls)
         return [reply if isinstance(reply, BrokerError) else _look(reply) for reply in replies]
+
+    async def _end(self) -> None:
+        await self._drop(list(self._links))
+        for _ in range(_LAST_STEPS):
+            await asyncio.sleep(0)
 
     async def _drop(self, parts: list[Topology]) -> None:
         for part in parts:

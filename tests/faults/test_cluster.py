@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -11,8 +12,11 @@ import pytest
 from redis.crc import key_slot
 
 from streamworker import App, Backoff, Message, Reject
+from streamworker.broker import Beat, Look
 from streamworker.connect import RunOptions, run_worker
-from streamworker.errors import ConfigError
+from streamworker.errors import BrokerError, ConfigError
+from streamworker.redisbroker.broker import topology_of
+from streamworker.redisbroker.pulse import RedisPulse
 from tests.faults.topologies import Migration, ServerCluster, stream_names
 from tests.faults.traffic import Traffic
 from tests.running import burst
@@ -53,6 +57,33 @@ async def test_a_primary_is_lost_and_only_its_streams_wait_for_the_failover(
             old.resume()
             await wait_until(lambda: cluster.is_replica(old), 20, "the old primary follows the new one")
             await traffic.goes_on(monotonic())
+
+
+async def test_a_node_that_hangs_holds_up_no_heartbeat_of_the_others(cluster: ServerCluster, stream: str) -> None:
+    names = stream_names(stream, cluster.nodes[:3], cluster, 1)
+    pulse = RedisPulse(topology_of(cluster.url), "me.sw")
+
+    async def beat() -> list[Look | BrokerError]:
+        return await asyncio.to_thread(pulse.beat, [Beat(name, "group", b"1 15000 host") for name in names], 2.0)
+
+    assert all(isinstance(look, Look) for look in await beat())
+    hanging = cluster.of(names[0])
+    hanging.pause()
+    try:
+        for _ in range(4):  # known to hang or not: each round
+            began = monotonic()
+            _, *others = await beat()
+            assert monotonic() - began < 2.0, "at most half the time, since a round must not delay the next"
+            assert all(isinstance(look, Look) for look in others)
+        await wait_until(lambda: cluster.has_failed_over(names[0], hanging), 30, "a replica takes over")
+        await wait_until(partial(_beats_everywhere, beat), 10)
+    finally:
+        hanging.resume()
+        await asyncio.to_thread(pulse.close)
+
+
+async def _beats_everywhere(beat: Callable[[], Awaitable[list[Look | BrokerError]]]) -> bool:
+    return all(isinstance(look, Look) for look in await beat())
 
 
 async def test_a_slot_moves_under_its_readers_and_publishers(cluster: ServerCluster, stream: str) -> None:

@@ -26,6 +26,7 @@ sentinel failover-timeout main 3000
 # On a machine with much to do a process may stand still for seconds, which a sentinel takes for a clock that
 # jumped: it does nothing for half a minute. The rest is so that they hear of each other sooner.
 _SWIFT = ("TILT-TRIGGER", "60000", "TILT-PERIOD", "1000", "PUBLISH-PERIOD", "500", "INFO-PERIOD", "1000")
+_NODE = ("--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no")  # a slot fails alone
 
 
 class Replicated:
@@ -95,9 +96,9 @@ class ServerCluster:
 
     def start(self) -> ServerCluster:
         """Start all, give out the slots, and wait until every node is content."""
-        buses = [_bus_port() for _ in range(6)]
+        buses = [bus_port() for _ in range(6)]
         for number, bus in enumerate(buses):
-            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000")
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus), *_NODE)
             node = Server(self._kind, _new(self._folder / f"node-{number}"), *options, *_AT_ONCE)
             self.nodes.append(node.start())
             _ok(node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1)))
@@ -194,7 +195,7 @@ def _new(folder: Path) -> Path:
     return folder
 
 
-def _bus_port() -> int:
+def bus_port() -> int:
     """A free port for what the nodes tell each other, apart from those that the system gives to anybody."""
     while True:
         port = random.randrange(10_000, 32_000)

@@ -197,6 +197,28 @@ async def test_a_stream_that_began_anew_with_lower_ids_is_heard_from_its_beginni
     assert listener.since(0) == [0, 1, 2, 3, 4, 5]
 
 
+@on_all_servers
+async def test_a_replica_that_lags_and_takes_over_repeats_nothing_and_hides_nothing(
+    own_server: Server, own: Watched, own_redis: Redis, stream: str
+) -> None:
+    """What such a replica has is the stream without its last entries; what follows may have lower ids than those."""
+    listener = Listener(stream)
+    async with working(listener.app, url=own_server.url):
+        await all_listen(own, listener)
+        for number in range(10):
+            await own.add("data", f'{{"number":{number}}}', id=f"9999999999999-{10 * number + 10}")
+        await wait_until(lambda: 9 in listener.numbers)
+        async with own_redis.pipeline(transaction=True) as step:
+            step.delete(stream)
+            for number in range(7):
+                step.xadd(stream, {"data": f'{{"number":{number}}}'}, id=f"9999999999999-{10 * number + 10}")
+            await step.execute()
+        await own.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await own.add("data", '{"number":10}', id="9999999999999-75")
+        await wait_until(lambda: 10 in listener.numbers)
+    assert listener.since(0) == list(range(11))
+
+
 async def test_a_stream_that_is_not_there_yet_is_heard_from_its_first_entry(
     redis_url: str, stream: str, watched: Watched
 ) -> None:
