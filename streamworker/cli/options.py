@@ -33,8 +33,10 @@ redis_option = click.option(
     "--redis",
     metavar="URL",
     help=(
-        "Where Redis is, redis://[user:password@]host:port/db. Otherwise App(url=), STREAMWORKER_REDIS_URL or "
-        "REDIS_URL says so, in this order; without any, a server is started for this folder.  "
+        "Where Redis is: redis://[user:password@]host:port/db, sentinel://host:port,host:port/service/db or "
+        "cluster://host:port,host:port; rediss://, sentinels:// and clusters:// with TLS. Otherwise App(url=), "
+        "STREAMWORKER_REDIS_URL or REDIS_URL says so, in this order; without any, a server is started for this "
+        "folder.  "
         "[env var: STREAMWORKER_REDIS_URL, REDIS_URL]"
     ),
 )
