@@ -125,7 +125,7 @@ class Acquirer:
             await self._audit()
         if self._draining:
             return await self._bring_in_nothing()
-        if now >= self._turn_due and not self._owes_read:
+        if now >= self._turn_due and not self._owes_read and self._state.lease.holds(now):
             if self._state.flight.room:
                 await self._turn()
             elif not self._isolation.waiting:  # the next room is for the turn: reading would leave none for ever
@@ -135,7 +135,7 @@ class Acquirer:
             self._turn_due = 0.0 if self._isolation.suspect is None else self._turn_due
             return None
         if self.paused or self._waiting > _MAX_WAITING or not self._state.lease.holds(monotonic()):
-            return await self._rest(self._until_turn())  # what may not be started is not fetched either
+            return await self._rest(self._until_turn())  # what may not be started is not brought in either
         return await self._read()
 
     async def _bring_in_nothing(self) -> None:
@@ -245,7 +245,9 @@ class Acquirer:
         return max(0, self._state.flight.room - self._kept)
 
     def _until_turn(self) -> float:
-        return _TURN if self._owes_read else max(0.001, min(_TURN, self._turn_due - monotonic()))
+        if self._owes_read or not self._state.lease.holds(monotonic()):
+            return _TURN
+        return max(0.001, min(_TURN, self._turn_due - monotonic()))
 
     async def _trouble(self, error: BrokerError, waits: Iterator[float]) -> float:
         """What an error means for this consumer; returns the seconds to wait before the next step."""
