@@ -84,20 +84,25 @@ def classify(error: BaseException) -> BrokerError:
     if isinstance(error, BusyLoadingError):
         return Unavailable(text)
     if isinstance(error, ResponseError):
-        said = _NAMES.sub("", text)
-        if redirection := _REDIRECTION.match(said):
-            code, slot, host, port = redirection.groups()
-            return Moved(text, int(slot), host, int(port)) if code == "MOVED" else Asked(text, host, int(port))
-        for pattern, kind in _BY_CODE:
-            if pattern.search(said) or pattern.search(error.status_code or ""):
-                return kind(text)
-        return BrokerError(text)
+        return _answered(text, error.status_code or "")
     if isinstance(error, InvalidResponse):
         return Unavailable(f"what answers there does not speak the protocol of Redis ({text})")
     if "CERTIFICATE_VERIFY_FAILED" in text:  # it will not be a better one in a moment
         return AuthFailed(f"the server's certificate is refused: {text}")
     if isinstance(error, RedisError | OSError | TimeoutError | EOFError):
         return Unavailable(text)
+    return BrokerError(text)
+
+
+def _answered(text: str, code: str) -> BrokerError:
+    """What the server answered, by its words and the code in front of them."""
+    said = _NAMES.sub("", text)
+    if redirection := _REDIRECTION.match(said):
+        word, slot, host, port = redirection.groups()
+        return Moved(text, int(slot), host, int(port)) if word == "MOVED" else Asked(text, host, int(port))
+    for pattern, kind in _BY_CODE:
+        if pattern.search(said) or pattern.search(code):
+            return kind(text)
     return BrokerError(text)
 
 
