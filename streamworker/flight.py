@@ -71,19 +71,26 @@ class Flight:
     def add(self, delivery: Delivery) -> bool:
         """Take a delivery in; False if the entry is in flight already, which only renews its count.
 
-        That happens when a group was made again and its pending entries come a second time.
+        That happens when a group was made again and its pending entries come a second time. Where the stream
+        began anew, the same id may name another entry: it supersedes the one in flight.
         """
         table = self._tables[delivery.key]
         held = table.setdefault(delivery.id, delivery)
-        if held is not delivery:
+        if held is delivery:
+            self._count += 1
+        elif held.fields == delivery.fields:
             held.deliveries = delivery.deliveries
             return False
-        self._count += 1
+        else:
+            held.superseded = True
+            table[delivery.id] = delivery
         return True
 
     def remove(self, delivery: Delivery) -> None:
         """It is settled, or somebody else's; removing it twice does nothing."""
-        if self._tables[delivery.key].pop(delivery.id, None) is not None:
+        table = self._tables[delivery.key]
+        if table.get(delivery.id) is delivery:
+            del table[delivery.id]
             self._count -= 1
             self._removed += 1
             self._space.set()

@@ -44,6 +44,7 @@ class Delivery(msgspec.Struct, eq=False):
         deliveries: Redis' count, this delivery included; with the owner it is the fence.
         acked: it was acknowledged before its handler ran.
         alone: it is a suspect, and runs while nothing else does.
+        superseded: the stream began anew and another entry came under this id: nothing is settled for this one.
     """
 
     key: bytes
@@ -53,6 +54,7 @@ class Delivery(msgspec.Struct, eq=False):
     deliveries: int
     acked: bool = False
     alone: bool = False
+    superseded: bool = False
 
 
 def field(fields: list[bytes], name: bytes) -> bytes | None:

@@ -114,7 +114,7 @@ class Settling:
         while True:
             await self._something()
             await self._sure.wait()
-            acks = [self._done.popleft() for _ in range(min(_MOST_ACKS, len(self._done)))]
+            acks = self._next_acks()
             failed = self._next_failed()
             self._acking = len(acks)
             try:
@@ -164,11 +164,20 @@ class Settling:
                 self._refused.remove(found)
                 self._failed.append(found)
 
+    def _next_acks(self) -> list[Delivery]:
+        batch = [self._done.popleft() for _ in range(min(_MOST_ACKS, len(self._done)))]
+        current = [delivery for delivery in batch if not delivery.superseded]
+        self._counts.lost += len(batch) - len(current)
+        return current
+
     def _next_failed(self) -> list[Settlement]:
         batch: list[Settlement] = []
         size = 0
         while self._failed and len(batch) < _MOST_SETTLEMENTS and size < _MOST_BYTES:
             settlement = self._failed.popleft()
+            if settlement.delivery.superseded:
+                self._take_result(settlement, False)
+                continue
             batch.append(settlement)
             size += sum(map(len, settlement.delivery.fields))
         return batch

@@ -259,3 +259,30 @@ async def test_two_apps_that_are_the_same_member_of_a_group_are_refused(redis_ur
     one, two = Recording(stream), Recording(stream)
     with pytest.raises(ConfigError, match="both consume stream"):
         await run_worker([one.app, two.app], redis_url, RunOptions(), asyncio.Event(), lambda: None)
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+async def test_a_new_entry_under_the_id_of_one_that_runs_is_another_entry(
+    redis: Redis, redis_url: str, stream: str, ends: str
+) -> None:
+    app, watched, seen, go = App("group", lease=1.0), Watched(redis, stream, "group"), list[str](), asyncio.Event()
+
+    @app.on(stream, retry=Backoff(first=0.05))
+    async def handle(body: str) -> None:
+        seen.append(body)
+        if body == "old":
+            await go.wait()
+            if ends == "badly":
+                raise ValueError
+
+    await watched.add("data", "old", id="1-0")
+    async with working(app, url=redis_url):
+        await wait_until(lambda: seen == ["old"])
+        await watched.do("DEL", stream, watched.keys.consumers)
+        await watched.add("data", "new", id="1-0")
+        await watched.add("data", "later", id="2-0")
+        await wait_until(lambda: sorted(seen) == ["later", "new", "old"])
+        go.set()
+        await watched.rests()
+    assert sorted(seen) == ["later", "new", "old"]
+    await watched.check_nothing_is_left()

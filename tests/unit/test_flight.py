@@ -99,12 +99,24 @@ def test_the_table_holds_what_was_added_and_not_removed(steps: list[tuple[bool, 
             assert table.add(one) == (name not in held)
             held.setdefault(name, one)
         else:
-            table.remove(one)
-            held.pop(name, None)
+            table.remove(held.pop(name, one))
         assert len(table) == len(held)
         assert table.names() == set(held)
         assert all(table.get(name) is one for name, one in held.items())
         assert table.room == max(0, 6 - len(held))
+
+
+def test_another_entry_under_the_same_id_supersedes_the_one_in_flight() -> None:
+    table = flight(prefetch=5)
+    old, new = delivery(1), delivery(1)
+    new.fields = [b"data", b"another"]
+    assert table.add(old)
+    assert table.add(new)
+    assert old.superseded
+    table.remove(old)
+    assert list(table) == [new]
+    table.remove(new)
+    assert table.room == 5
 
 
 # --- the window
