@@ -6,7 +6,7 @@ import re
 import traceback
 from collections import deque
 from itertools import islice
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Final
 
 from streamworker.logs import without_logins
@@ -42,8 +42,12 @@ def place_of(exception: BaseException | None) -> str:
         return ""
     while frames.tb_next is not None:
         frames = frames.tb_next
-    code = frames.tb_frame.f_code
-    return printable(f"{code.co_filename}:{frames.tb_lineno} in {code.co_name}", _MOST_ERROR)
+    return place(frames.tb_frame.f_code, frames.tb_lineno)
+
+
+def place(code: CodeType, line: int | None) -> str:
+    """``file:line in function``."""
+    return printable(f"{code.co_filename}:{line} in {code.co_name}", _MOST_ERROR)
 
 
 def printable(value: object, most: int) -> str:

@@ -11,6 +11,7 @@ from streamworker.broker import Beat, Dead, Look, Pulse
 from streamworker.errors import BrokerError
 from streamworker.lease import Lease
 from streamworker.logs import Outage
+from streamworker.standstill import Standstill
 from streamworker.watch import MARKED_DEAD, Watch, heartbeat_value
 
 _MOST: Final = 5.0  # seconds a beat may take
@@ -67,6 +68,8 @@ class Heartbeat(threading.Thread):
         stuck_after: seconds the event loop may stand still; then the beats stop and ``stuck`` is called.
         stuck: called in this thread; expected to end the process.
         beaten: called in this thread after each round in which a beat was acknowledged.
+
+    To be made in the event loop's thread.
     """
 
     def __init__(
@@ -89,11 +92,11 @@ class Heartbeat(threading.Thread):
         self._refused = Outage("heartbeat.refused", "heartbeat.accepted", then="nothing new is started")
         self._refused_for: set[Membership] = set()
         self._stopping = threading.Event()
-        self._loop_seen = monotonic()
+        self._standstill = Standstill()
 
     def loop_is_alive(self) -> None:
         """To be called by the event loop, again and again."""
-        self._loop_seen = monotonic()
+        self._standstill.turned()
 
     def stop(self) -> None:
         """Ends the thread after the beat under way; does not wait."""
@@ -103,10 +106,11 @@ class Heartbeat(threading.Thread):
         awake = monotonic()
         while not self._stopping.is_set():
             now = monotonic()
+            self._standstill.look(now, now - awake)
             if now - awake > self._stuck_after / 2:
-                self._loop_seen = now  # the whole process was stopped: the loop had no chance
-            if now - self._loop_seen > self._stuck_after:
-                self._stuck(now - self._loop_seen)
+                self._standstill.turned()  # the whole process was stopped: the loop had no chance
+            if now - self._standstill.turned_at > self._stuck_after:
+                self._stuck(now - self._standstill.turned_at)
                 break
             self._beat(now)
             next_due = min((membership.next_due for membership in self._memberships), default=now + 1)
