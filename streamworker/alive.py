@@ -1,7 +1,7 @@
 """Says that a worker is alive without asking Redis: its event loop touches a file every two seconds.
 
 A worker holds a lock on its file for as long as it lives, so that a file left by a dead one is known
-even when its process id is used again.
+even when its process id is used again. Its supervisor is told through a pipe.
 """
 
 from __future__ import annotations
@@ -26,15 +26,24 @@ def default_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"streamworker-{os.getuid()}"
 
 
-async def keep_alive(folder: Path) -> None:
+async def keep_alive(folder: Path, pipe: int | None = None) -> None:
     """Touch this process's file for as long as the event loop turns; ends by being cancelled.
 
     A folder that cannot be written is reported once, and tried again: health is no reason to stop working.
+
+    Args:
+        folder: where the file is.
+        pipe: where a supervisor reads signs of life, if there is one.
     """
     file = AliveFile(folder)
     failed = False
+    if pipe is not None:
+        os.set_blocking(pipe, False)
     try:
         while True:
+            if pipe is not None:
+                with suppress(OSError):  # full, since the supervisor is stopped; or it is dead
+                    os.write(pipe, b".")
             try:
                 file.touch()
             except (OSError, ConfigError) as error:

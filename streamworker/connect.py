@@ -49,7 +49,7 @@ class RunOptions:
         shutdown_timeout: seconds a drain may take.
         connect_timeout: seconds to wait for Redis at the start.
         token: the random part of the consumer name.
-        replaces: the consumer name of the dead process that this one replaces.
+        replaces: the consumer names of the dead processes that this one replaces.
     """
 
     only: frozenset[str] = frozenset()
@@ -57,7 +57,7 @@ class RunOptions:
     shutdown_timeout: float = 25.0
     connect_timeout: float = 60.0
     token: str | None = None
-    replaces: str | None = None
+    replaces: tuple[str, ...] = ()
 
 
 async def run_worker(

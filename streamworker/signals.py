@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -88,6 +88,26 @@ class Signals:
             reason="the drain did not end in time: a handler blocks the event loop, or does not return",
             seconds=self._limit,
         )
+
+
+@contextmanager
+def woken_by_signals(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[int]:
+    """A descriptor that can be read after every signal, a child's death included; the handlers are put back."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    before = {signum: signal.signal(signum, on_signal) for signum in CAUGHT}
+    # A signal without a handler wakes nobody.
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield reading
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for signum, handler in before.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        os.close(reading)
+        os.close(writing)
 
 
 def when_closed(descriptor: int, then: Callable[[], None]) -> None:

@@ -3,6 +3,9 @@
 Children drain when a pipe that this process holds is closed, so when it is told to stop and when it dies.
 A signal passed on would be the second one, which ends a worker at once, wherever the first went to the
 whole group (systemd does that).
+
+A child's event loop shows signs of life through another pipe. One that shows none for too long is killed:
+the child ends itself after ``stuck_after``, but its thread cannot where a handler keeps the GIL.
 """
 
 from __future__ import annotations
@@ -12,19 +15,22 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
 from streamworker.identity import consumer_name, new_token
 from streamworker.logs import log
-from streamworker.signals import CAUGHT, DRAIN_TIMED_OUT
+from streamworker.signals import DRAIN_TIMED_OUT, woken_by_signals
+from streamworker.vitals import Vitals
 
 _FIRST_PAUSE = 0.5  # before the second restart; the first comes at once
 _LONGEST_PAUSE = 30.0
 _LONG_LIFE = 60.0  # seconds after which a death counts as the first again
 _MARGIN = 5.0  # seconds beyond the drain's limit until a child that does not end by itself is killed
+_MOST_REPLACED = 20  # names handed on; what is older than that has been taken for dead by its lease
+_LOOK = 1.0  # seconds between two looks at the signs of life
 _HOPELESS = (2, 3)  # usage or import, no Redis: starting again would not help
 
 
@@ -34,13 +40,16 @@ class Birth:
 
     Attributes:
         token: the random part of its consumer name.
-        replaces: the consumer name of the dead process whose place it takes.
+        replaces: the consumer names of the dead processes whose place it takes; several where replacements died
+            before they could say so of their predecessor.
         pipe: a descriptor it inherits; at its end, it drains.
+        signs: a descriptor it inherits; its event loop writes there every few seconds.
     """
 
     token: str
-    replaces: str | None
+    replaces: tuple[str, ...]
     pipe: int
+    signs: int
 
 
 @dataclass(slots=True)
@@ -50,7 +59,8 @@ class _Place:
     number: int
     process: subprocess.Popen[bytes] | None = None
     token: str = ""
-    replaces: str | None = None
+    replaces: tuple[str, ...] = ()
+    vitals: Vitals | None = None
     started: float = 0.0
     due: float = 0.0
     births: int = 0
@@ -68,6 +78,7 @@ class Supervisor:
         command: the argument vector of a child.
         workers: how many.
         shutdown_timeout: seconds that a child's drain may take.
+        stuck_after: seconds without a sign of life after which a child is killed; None lets it be.
         burst: a child that ends with 0 has finished; otherwise it is replaced as well.
         environment: the children's environment; the parent's by default.
     """
@@ -78,11 +89,13 @@ class Supervisor:
         workers: int,
         *,
         shutdown_timeout: float,
+        stuck_after: float | None = None,
         burst: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._command = command
         self._patience = shutdown_timeout + _MARGIN
+        self._stuck_after = stuck_after
         self._burst = burst
         self._environment = environment
         self._places = [_Place(number) for number in range(1, workers + 1)]
@@ -98,11 +111,12 @@ class Supervisor:
         said; 4: a drain timed out; 128 + signal: at the second signal.
         """
         reading, self._writing = os.pipe()
-        with _woken_by_signals(self._on_signal) as wake:
+        with woken_by_signals(self._on_signal) as wake:
             try:
                 while not all(place.done for place in self._places):
                     self._start_due(reading)
                     self._sleep(wake)
+                    self._kill_silent()
                     self._reap()
                     self._obey()
                     self._kill_overdue()
@@ -129,17 +143,24 @@ class Supervisor:
         place.token = new_token()
         place.started = time.monotonic()
         try:
-            place.process = subprocess.Popen(  # noqa: S603  (our own command line)
-                self._command(Birth(place.token, place.replaces, pipe)),
-                env=self._environment,
-                pass_fds=(pipe,),
-                start_new_session=True,
-            )
-        except OSError as error:  # no memory, too many processes
+            vitals = Vitals()
+            try:
+                place.process = subprocess.Popen(  # noqa: S603  (our own command line)
+                    self._command(Birth(place.token, place.replaces, pipe, vitals.writing)),
+                    env=self._environment,
+                    pass_fds=(pipe, vitals.writing),
+                    start_new_session=True,
+                )
+            except OSError:
+                vitals.close()
+                raise
+            finally:
+                vitals.born()
+        except OSError as error:  # no memory, too many processes, too many files
             self._put_off(place)
             log.error("worker.start_failed", place=place.number, reason=error, again_in=self._wait_of(place))
             return
-        place.replaces = None
+        place.vitals = vitals
         place.births += 1
         log.debug("worker.spawned", place=place.number, pid=place.process.pid)
 
@@ -148,6 +169,8 @@ class Supervisor:
         times = [place.due for place in self._places if place.process is None and not place.done]
         if self._limit is not None:
             times.append(self._limit)
+        if self._stuck_after is not None and self._running:
+            times.append(now + _LOOK)
         timeout = max(0.0, min(times) - now) if times else None
         if select.select([wake], [], [], timeout)[0]:
             with suppress(BlockingIOError):
@@ -158,7 +181,7 @@ class Supervisor:
             for place in self._places:
                 process = place.process
                 if process is not None and (code := process.poll()) is not None:
-                    place.process = None
+                    self._forget(place)
                     self._on_exit(place, process.pid, code)
             if os.getpid() != 1 or not reap_stranger({place.process.pid for place in self._places if place.process}):
                 return
@@ -176,10 +199,28 @@ class Supervisor:
             self._verdict = code
             self._stop()
             return
+        # Whether it came to marking its predecessors nobody knows: to mark them twice does no harm.
+        if time.monotonic() - place.started > _LONG_LIFE:
+            place.replaces = ()
         # One that ended with 0 was told to by somebody else, and has left nothing to take over.
-        place.replaces = consumer_name(place.token, pid) if code else None
+        if code:
+            place.replaces = (*place.replaces, consumer_name(place.token, pid))[-_MOST_REPLACED:]
         self._put_off(place)
         log.error("worker.died", place=place.number, pid=pid, exit_code=code, restart_in=self._wait_of(place))
+
+    def _kill_silent(self) -> None:
+        """Kill children whose event loop has stood still for too long."""
+        now = time.monotonic()
+        for place in self._places:
+            if place.process is None or place.vitals is None or self._stuck_after is None:
+                continue
+            if (seconds := place.vitals.silence(now)) > self._stuck_after:
+                log.error(
+                    "worker.killed", place=place.number, pid=place.process.pid, seconds=round(seconds),
+                    reason="its event loop stands still, and it does not end by itself",
+                )  # fmt: skip
+                place.process.kill()
+                place.process.wait()  # its death is to be seen now, and not be told again
 
     def _put_off(self, place: _Place) -> None:
         now = time.monotonic()
@@ -227,7 +268,14 @@ class Supervisor:
             if place.process is not None:
                 place.process.kill()
                 place.process.wait()
-                place.process = None
+                self._forget(place)
+
+    @staticmethod
+    def _forget(place: _Place) -> None:
+        place.process = None
+        if place.vitals is not None:
+            place.vitals.close()
+            place.vitals = None
 
     @property
     def _running(self) -> int:
@@ -240,26 +288,6 @@ class Supervisor:
         if DRAIN_TIMED_OUT in codes:
             return DRAIN_TIMED_OUT
         return 1 if codes - {0} else 0
-
-
-@contextmanager
-def _woken_by_signals(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[int]:
-    """A descriptor that can be read after every signal, a child's death included; the handlers are put back."""
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
-    before = {signum: signal.signal(signum, on_signal) for signum in CAUGHT}
-    # A signal without a handler wakes nobody.
-    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda signum, frame: None)
-    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    try:
-        yield reading
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for signum, handler in before.items():
-            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
-        os.close(reading)
-        os.close(writing)
 
 
 def reap_stranger(ours: Collection[int]) -> bool:

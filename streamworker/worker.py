@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import platform
 import threading
@@ -37,14 +38,14 @@ class WorkerOptions:
         shutdown_timeout: seconds a drain may take.
         stuck_after: seconds the event loop may stand still.
         token: the random part of the consumer name; chosen by a supervisor, so that it knows the name.
-        replaces: the consumer name of the process that this one replaces, known to be dead.
+        replaces: the consumer names of the processes that this one replaces, known to be dead.
     """
 
     burst: bool = False
     shutdown_timeout: float = 25.0
     stuck_after: float = 600.0
     token: str | None = None
-    replaces: str | None = None
+    replaces: tuple[str, ...] = ()
 
 
 class Worker:
@@ -85,9 +86,9 @@ class Worker:
             stack.callback(tick.cancel)
             if not await self._begin_beating(stop, tick):
                 return True
-            if self._options.replaces is not None:
-                for consumer in self._consumers:
-                    await consumer.replaces(self._options.replaces)
+            for consumer in self._consumers:
+                for name in self._options.replaces:
+                    await consumer.replaces(name)
             working = [tick, *(task for part in self._parts for task in part.start())]
             try:
                 await self._until_stopped(stop, working)
@@ -190,6 +191,7 @@ def _end_stuck_process(seconds: float) -> None:
     # In a thread of its own: the blocked loop may hold the lock of a log handler.
     def tell() -> None:
         log.critical("loop.stuck", seconds=round(seconds), then="the process ends with 1")
+        logging.shutdown()  # flushes: a log handler may write from a thread of its own
 
     last_words = threading.Thread(target=tell, daemon=True)
     last_words.start()

@@ -6,14 +6,13 @@ import sys
 
 import click
 
+from streamworker.cli.ending import ending
 from streamworker.cli.healthcheck import healthcheck
 from streamworker.cli.publish import publish
 from streamworker.cli.run import run
-from streamworker.errors import AuthFailed, ConfigError, StreamworkerError, Unavailable
+from streamworker.errors import StreamworkerError
 
 __all__ = ["main"]
-
-CRASHED, USAGE, NO_REDIS = 1, 2, 3
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -44,18 +43,9 @@ def main() -> None:
     """The entry point of ``streamworker``; ends the process with the exit code."""
     try:
         cli(prog_name="streamworker")
-    except ConfigError as error:
-        _end(f"Error: {error}", USAGE)
-    except AuthFailed as error:
-        _end(f"Error: no log-in to Redis: {error}", NO_REDIS)
-    except Unavailable as error:
-        _end(f"Error: Redis cannot be reached: {error}", NO_REDIS)
     except StreamworkerError as error:
-        _end(f"Error: {error}", CRASHED)
+        from streamworker.logs import for_terminal  # noqa: PLC0415  (--help loads nothing)
 
-
-def _end(text: str, code: int) -> None:
-    from streamworker.logs import for_terminal  # noqa: PLC0415  (--help loads nothing)
-
-    click.echo(for_terminal(text), err=True)
-    sys.exit(code)
+        text, code = ending(error)
+        click.echo(for_terminal(f"Error: {text}"), err=True)
+        sys.exit(code)

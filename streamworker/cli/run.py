@@ -29,8 +29,9 @@ class Settings:
     log_level: str
     health_dir: Path | None
     token: str | None
-    replaces: str | None
+    replaces: tuple[str, ...]
     parent_pipe: int | None
+    signs_pipe: int | None
 
 
 @click.command()
@@ -70,8 +71,9 @@ class Settings:
 @health_dir_option
 # What a supervisor tells its children.
 @click.option("--token", hidden=True)
-@click.option("--replaces", hidden=True)
+@click.option("--replaces", multiple=True, hidden=True)
 @click.option("--parent-pipe", type=int, hidden=True)
+@click.option("--signs-pipe", type=int, hidden=True)
 def run(**options: Any) -> None:
     """Run the handlers of one app or several until SIGTERM or SIGINT.
 

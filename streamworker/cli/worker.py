@@ -7,7 +7,8 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,9 +16,10 @@ import anyio
 
 from streamworker.alive import default_folder, keep_alive
 from streamworker.app import App
+from streamworker.cli.ending import CRASHED, ending
 from streamworker.cli.logging import configure
 from streamworker.cli.options import explicit_url
-from streamworker.errors import ConfigError, Unavailable
+from streamworker.errors import ConfigError, StreamworkerError, Unavailable
 from streamworker.identity import consumer_name, new_token
 from streamworker.loader import load
 from streamworker.logs import log
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from streamworker.cli.run import Settings
     from streamworker.endpoint import Endpoint
 
-CRASHED = 1
 # How a supervisor tells its children the URL: argument vectors can be read by everybody on the machine.
 _CHILD_URL = "STREAMWORKER_CHILD_URL"
+_LAST_WORDS = 5.0  # seconds that a stuck child gets to say so and end itself
 
 
 def work(settings: Settings, signals: Signals) -> int:
@@ -40,10 +42,28 @@ def work(settings: Settings, signals: Signals) -> int:
         ConfigError: an app cannot be loaded.
         Unavailable: no Redis at the start.
     """
-    from streamworker.endpoint import endpoint  # noqa: PLC0415  (it may need a package that is an extra)
-
     if settings.parent_pipe is not None:
         when_closed(settings.parent_pipe, signals.begin)
+        with _told_by_log(settings):
+            return _work(settings, signals)
+    return _work(settings, signals)
+
+
+@contextmanager
+def _told_by_log(settings: Settings) -> Iterator[None]:
+    """What keeps a supervised child from starting stands in the same log, and in the same format, as all else."""
+    try:
+        yield
+    except StreamworkerError as error:
+        configure(settings.log_format, settings.log_level)
+        text, code = ending(error)
+        log.critical("worker.start_failed", reason=text, exit_code=code)
+        end_now(code)
+
+
+def _work(settings: Settings, signals: Signals) -> int:
+    from streamworker.endpoint import endpoint  # noqa: PLC0415  (it may need a package that is an extra)
+
     inherited = os.environ.pop(_CHILD_URL, None)
     apps = load(settings.names, app_dir=settings.app_dir, only=settings.only)
     configure(settings.log_format, settings.log_level)
@@ -56,7 +76,7 @@ def work(settings: Settings, signals: Signals) -> int:
                 "server.embedded", redis=str(where), reason="no Redis URL is given; --redis or a variable names one"
             )
         if settings.workers > 1:
-            return _supervise(settings, where)
+            return _supervise(settings, apps, where)
         return _work_alone(settings, apps, where, signals)
 
 
@@ -94,7 +114,7 @@ async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, sign
     def started() -> None:
         log.info("worker.started", **_who(settings, apps, where), consumer=consumer_name(options.token or ""))
 
-    alive = asyncio.create_task(keep_alive(settings.health_dir or default_folder()))
+    alive = asyncio.create_task(keep_alive(settings.health_dir or default_folder(), settings.signs_pipe))
     try:
         drained = await run_worker(apps, where.url, options, stop, started)
     finally:
@@ -104,13 +124,14 @@ async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, sign
         end_now(DRAIN_TIMED_OUT)
 
 
-def _supervise(settings: Settings, where: Endpoint) -> int:
+def _supervise(settings: Settings, apps: Sequence[App], where: Endpoint) -> int:
     # An embedded server ends with its last user: children that outlive this process must find it as users.
     environment = dict(os.environ) if where.embedded else {**os.environ, _CHILD_URL: where.url}
     supervisor = Supervisor(
         lambda birth: child_command(settings, birth),
         settings.workers,
         shutdown_timeout=settings.shutdown_timeout,
+        stuck_after=min(app.stuck_after for app in apps) + _LAST_WORDS,
         burst=settings.burst,
         environment=environment,
     )
@@ -131,11 +152,12 @@ def child_command(settings: Settings, birth: Birth) -> list[str]:
         "--log-level": settings.log_level,
         "--health-dir": settings.health_dir,
         "--token": birth.token,
-        "--replaces": birth.replaces,
         "--parent-pipe": birth.pipe,
+        "--signs-pipe": birth.signs,
     }
     words = [f"{name}={value}" for name, value in given.items() if value is not None]
     words += [f"--only={stream}" for stream in settings.only]
+    words += [f"--replaces={name}" for name in birth.replaces]
     if settings.burst:
         words.append("--burst")
     return [sys.executable, "-m", "streamworker", "run", *words, "--", *settings.names]

@@ -141,18 +141,21 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
         log_level="debug",
         health_dir=tmp_path / "health",
         token=None,
-        replaces=None,
+        replaces=(),
         parent_pipe=None,
+        signs_pipe=None,
     )
     for name in ("WORKERS", "SHUTDOWN_TIMEOUT", "CONNECT_TIMEOUT"):
         monkeypatch.setenv(f"STREAMWORKER_{name}", "9")
-    words = child_command(settings, Birth("abcd", "host-1-x.sw", 7))
+    words = child_command(settings, Birth("abcd", ("host-1-x.sw", "host-2-y.sw"), 7, 8))
     assert words[:4] == [sys.executable, "-m", "streamworker", "run"]
     told = Settings(**parsed(*words[4:]))
     differ = {
         name: getattr(told, name) for name in Settings.__slots__ if getattr(told, name) != getattr(settings, name)
     }
-    assert differ == {"redis": None, "workers": 1, "token": "abcd", "replaces": "host-1-x.sw", "parent_pipe": 7}
+    replaces = ("host-1-x.sw", "host-2-y.sw")
+    birth = {"token": "abcd", "replaces": replaces, "parent_pipe": 7, "signs_pipe": 8}
+    assert differ == {"redis": None, "workers": 1, **birth}
     assert not any("secret" in word for word in words)
 
 
