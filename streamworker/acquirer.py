@@ -20,6 +20,7 @@ from streamworker.strangers import Strangers
 _TURN: Final = 0.5  # seconds between turns; pauses, released entries and marked deaths take effect within two
 _BLOCK: Final = 0.5  # seconds a read waits: reads are never cancelled, which would lose the reply
 _MAX_WAITING: Final = 100_000  # retries; a failing dependency must not turn the whole backlog into copies
+_LONGEST_REST: Final = 2.0  # seconds, in trouble while draining
 _WRONG_TYPE_PAUSE: Final = 4.0  # seconds; it is looked at again now and then, since somebody may put it right
 _AUTH_PAUSE: Final = (5.0, 30.0)
 BURST_HORIZON: Final = 60.0  # seconds; a burst waits for retries that are due within
@@ -84,6 +85,7 @@ class Acquirer:
         self._ending = False
         self._stop = asyncio.Event()
         self._drained = False
+        self._counted = False  # entries that were trimmed unread, for the last time
         self.burst = False
         self.look: tuple[float, Left] | None = None
 
@@ -109,7 +111,7 @@ class Acquirer:
             try:
                 await self._step()
             except BrokerError as error:
-                await self._rest(await self._trouble(error, waits))
+                await self._rest(await self._trouble(error, waits), draining=_LONGEST_REST)
             else:
                 waits = pauses()
                 if not self._draining:  # which reads nothing, so it tells nothing
@@ -141,10 +143,14 @@ class Acquirer:
     async def _bring_in_nothing(self) -> None:
         """A step of the drain: the last read is over, and only audits go on."""
         self._isolation.stop()
-        if not self._drained:
-            self._state.trimmed.count(unread=await self._reader.skipped(), last=True)
         self._drained = True
-        await self._rest(0.05)
+        if not self._counted:
+            try:
+                self._state.trimmed.count(unread=await self._reader.skipped(), last=True)
+            except BrokerError:  # no more than a number: no reason to look for another server
+                return await self._rest(_LONGEST_REST, draining=_LONGEST_REST)
+            self._counted = True
+        return await self._rest(0.05)
 
     async def _join(self) -> None:
         joined = await self._reader.join(self._state.group.start, self._joined_before)
@@ -273,10 +279,10 @@ class Acquirer:
             return max(_AUTH_PAUSE[0], min(_AUTH_PAUSE[1], next(waits) * 10))
         return next(waits)
 
-    async def _rest(self, seconds: float) -> None:
+    async def _rest(self, seconds: float, draining: float = 0.2) -> None:
         """Wait, or go on at once when told to stop; the first wait after that is cut short, not all."""
         if self._draining or self._ending:
-            return await asyncio.sleep(min(seconds, 0.2))
+            return await asyncio.sleep(min(seconds, draining))
         try:
             async with asyncio.timeout(seconds):
                 await self._stop.wait()

@@ -9,7 +9,7 @@ from typing import Final
 
 from streamworker.acquirer import Acquirer
 from streamworker.broker import Broker, Dead
-from streamworker.errors import BrokerError
+from streamworker.errors import BrokerError, GroupMissing
 from streamworker.failing import Failing
 from streamworker.flight import Counts, Flight
 from streamworker.gate import Gate
@@ -20,13 +20,14 @@ from streamworker.isolation import Isolation
 from streamworker.lease import Lease
 from streamworker.logs import log
 from streamworker.message import Delivery
-from streamworker.outage import Outages
+from streamworker.outage import Outages, pauses
 from streamworker.settling import Settling
 from streamworker.slots import Slots
 from streamworker.state import State
 
 MAX_REPLY: Final = 16 * 2**20
 _LOOK: Final = 0.02  # seconds between two looks at what still runs, while draining
+_RELEASE_PAUSES: Final = (0.4, 2.0)  # seconds between two tries to hand back, with jitter down to half of that
 _LAST: Final = 0.5  # seconds for each step after the drain's limit
 
 
@@ -60,6 +61,8 @@ class Consumer:
         self._acquiring: asyncio.Task[None] | None = None
         self._settle_task: asyncio.Task[None] | None = None
         self._maybe_released = 0
+        self._release_pauses = pauses(*_RELEASE_PAUSES)
+        self._release_due = 0.0
 
     async def replaces(self, name: str) -> None:
         """Mark the consumer ``name`` as certainly dead: its supervisor saw it end."""
@@ -103,6 +106,7 @@ class Consumer:
         in_time = not self._running()
         if not in_time:
             await self._cancel()
+            self._release_due = 0.0
             await self._release(unstarted, monotonic() + _LAST)
         stuck = self._running()
         await self._flush(max(_LAST, deadline - monotonic()))
@@ -121,14 +125,17 @@ class Consumer:
         """Hand back what is buffered now and what could not be handed back before."""
         for slots in self._slots.values():
             unstarted += slots.close()
-        if not unstarted:
+        if not unstarted or monotonic() < self._release_due:
             return
         try:
             async with asyncio.timeout(max(0.0, deadline - monotonic())):
                 released = await self._settler.release(unstarted)
+        except GroupMissing:
+            released = 0  # nothing is pending any more; who makes the group again is given all of it
         except (BrokerError, TimeoutError):
             self._maybe_released = len(unstarted)
-            return  # the server is away; the next look tries again
+            self._release_due = monotonic() + next(self._release_pauses)
+            return  # the server is away
         # What is not ours any more was handed back by the last try, if its reply was lost.
         released += min(self._maybe_released, len(unstarted) - released)
         self._maybe_released = 0

@@ -10,7 +10,7 @@ from typing import Final
 from streamworker.broker import EntryName, Settlement, Settler
 from streamworker.errors import BrokerError, GroupMissing, Unavailable
 from streamworker.flight import Counts, Flight
-from streamworker.logs import Suppressor, log
+from streamworker.logs import Outage, Suppressor, log
 from streamworker.message import Delivery
 from streamworker.outage import Outages, pauses
 
@@ -38,6 +38,7 @@ class Settling:
         self._flight = flight
         self._counts = counts
         self._name = name
+        self._acks_refused = Outage("ack.refused", "ack.accepted", group=name)
         self._done: deque[Delivery] = deque()
         self._acking = 0
         self._first: dict[EntryName, asyncio.Future[bool]] = {}
@@ -125,7 +126,7 @@ class Settling:
                 self._failed.extendleft(reversed(failed))
                 self._unknown.update((one.key, one.id) for one in (*acks, *(one.delivery for one in failed)))
                 self.doubt()
-                await asyncio.sleep(next(waits))
+                await asyncio.sleep(next(waits))  # audits may go on where writing is refused: they must not pace this
                 continue
             finally:
                 self._acking = 0
@@ -183,15 +184,17 @@ class Settling:
         return batch
 
     def _take_acked(self, acks: list[Delivery], answer: bool | BrokerError) -> bool:
+        if not acks:
+            return True
         if answer is True or isinstance(answer, GroupMissing):
+            self._acks_refused.ended()
             for delivery in acks:
                 self._acked(delivery, mine=True)
             return True
-        if acks:
-            self._tell("ack.refused", answer, entries=len(acks))
-            self._done.extend(acks)
-            self.doubt()  # some may have been taken: the audit that follows says what is still pending
-        return not acks
+        self._acks_refused.began(str(answer))
+        self._done.extend(acks)
+        self.doubt()  # some may have been taken: the audit that follows says what is still pending
+        return False
 
     def _acked(self, delivery: Delivery, mine: bool) -> None:
         unknown = self._was_unknown(delivery)
