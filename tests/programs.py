@@ -58,6 +58,7 @@ class Program:
         url: given as ``--redis``, with the worker's user; None leaves the choice to the command.
         env: more environment variables.
         command: the words before ``args``.
+        runner: what is run instead of ``streamworker``.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Program:
         url: str | None = None,
         env: Mapping[str, str] | None = None,
         command: tuple[str, ...] = ("run", "app:app"),
+        runner: tuple[str, ...] = (),
     ) -> None:
         if source is not None:
             (folder / "app.py").write_text(JOURNAL + source)
@@ -78,7 +80,7 @@ class Program:
         words = [*command, *(("--redis", as_role(url)) if url else ()), *args]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                dying_with_us(streamworker_command(), *words),
+                dying_with_us(*(runner or (streamworker_command(),)), *words),
                 cwd=folder,
                 env={**os.environ, **self._own_environment(), **(env or {})},
                 stdin=subprocess.DEVNULL,

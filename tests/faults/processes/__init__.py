@@ -1,0 +1,1 @@
+"""Faults of worker processes and of handlers."""
