@@ -129,6 +129,7 @@ async def _another_goes_on(stage: Stage, wanted: range, letters: int = 0) -> Non
     victim = {event.pid for event in stage.journal}
     in_flight = await _numbers_pending(stage)
     another = stage.worker()
+    await wait_until(lambda: "worker.started" in another.log, 30, stage.logs)  # there may be nothing left to do
     await stage.handles(wanted)
     await stage.all_is_settled(letters)
     ended = Counter(int(event.words[1]) for event in stage.of("end"))
@@ -161,7 +162,7 @@ async def _members_are(stage: Stage, count: int) -> None:
         known = {*await stage.group.consumers(), *(name.decode() for name in names if name.endswith(b".sw"))}
         return len(known - {"released"}) == count
 
-    await wait_until(so_many, 20, "the dead consumers are deleted")
+    await wait_until(so_many, 30, lambda: f"the dead consumers are deleted\n{stage.logs()}")
 
 
 @pytest.mark.timeout(150)
