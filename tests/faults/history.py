@@ -74,7 +74,7 @@ class Fault:
         return self.on <= end and self.off >= start
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Published:
     """One body that was sent; ``id`` is empty while that is unknown."""
 
@@ -190,7 +190,7 @@ class History:
     def _fault(self, fact: Fact) -> None:
         of = fact.of
         if fact.kind == "fault-on":
-            self.faults.append(Fault(of["fault"], of["target"], fact.at))
+            self.faults.append(Fault(of["fault"], of["target"], fact.at - float(of.get("ago", 0))))
         for fault in self.faults:
             if fact.kind == "fault-off" and (fault.kind, fault.target, fault.off) == (of["fault"], of["target"], inf):
                 fault.off = fact.at

@@ -152,7 +152,11 @@ def redeliveries(history: History, rules: Rules) -> Iterator[tuple[Run, float]]:
     Suspects wait until their process runs nothing else, and the others wait for them meanwhile.
     """
     suspect = min(3, rules.max_deliveries)
-    alone = [Fault("alone", str(run.pid), run.start, run.end) for run in history.all_runs() if run.n >= suspect]
+    alone = [
+        Fault("alone", str(later.pid), later.start, later.end)
+        for _, later, earlier in repeats(history)
+        if later.n >= suspect and history.died(earlier.pid) < earlier.end
+    ]
     for process in history.processes.values():
         died, until = process.at, process.at + rules.redelivery
         others = [one.at for one in history.processes.values() if one is not process]

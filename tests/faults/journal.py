@@ -19,7 +19,7 @@ from tests.programs import read_journal
 #   cancelled     run                              it was cancelled, whether it ends or not
 #   ok, fail      run                              it returned; it raised
 #   exiting       run                              it is about to end its process
-#   fault-on, fault-off   fault target             target: a process id, or "server"
+#   fault-on, fault-off   fault target [ago]       target: a process id, or "server"; ago: seconds since it began
 #   ended         target code asked took           a process ended; asked: term, kill or nobody; took: seconds
 #   letter        stream group id body n reason    a dead letter, found at the end
 #   left          stream group what [id]           something found at the end that should not be there
