@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import subprocess
 import traceback
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 from redis.asyncio import Redis
 
 from streamworker import App, Backoff, Message, PublishError
@@ -157,7 +159,7 @@ async def test_no_way_in_which_publishing_fails_tells_of_payload_or_password(
     assert MARK not in told.text.replace(NAMED_BY_SERVER, "")
 
 
-@pytest.mark.parametrize("wrong", ["password", "port", "right", "TLS", "url"])
+@pytest.mark.parametrize("wrong", ["password", "port", "right", "TLS", "url", "sentinel", "cluster"])
 async def test_a_worker_that_cannot_start_tells_no_password(
     wrong: str, server: Server, admin: Redis, stream: str
 ) -> None:
@@ -175,6 +177,10 @@ async def test_a_worker_that_cannot_start_tells_no_password(
         allow(server, "~*", "+ping")
     elif wrong == "TLS":
         url = url.replace("redis:", "rediss:")
+    elif wrong == "sentinel":
+        url = f"sentinel://{LOGIN}127.0.0.1:1,127.0.0.1:2/main/0?sentinel_username={USER}&sentinel_password={PASSWORD}"
+    elif wrong == "cluster":
+        url = f"cluster://{LOGIN}127.0.0.1:1,127.0.0.1:2"
     else:
         url = url.replace("%2F", "/")
     stop = asyncio.Event()
@@ -339,11 +345,23 @@ async def served_badly(reply: bytes) -> AsyncIterator[int]:
         yield listener.sockets[0].getsockname()[1]
 
 
+async def test_a_certificate_that_nobody_vouches_for_is_told_without_the_password(server: Server, stream: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with FaultProxy(server.port, tls=context) as proxy:
+        app = App("app", url=f"rediss://{LOGIN}127.0.0.1:{proxy.port}")
+        with pytest.raises(StreamworkerError, match="certificate") as caught:
+            async with app:
+                await app.publish(stream, PAYLOAD)
+    checked(caught.value)
+
+
 @pytest.mark.parametrize("server_kind", ["valkey-9.1"])
 async def test_a_server_that_quotes_what_it_was_sent_tells_no_payload(server_kind: str, stream: str) -> None:
     quoted = f"-ERR unknown command 'XADD', with args beginning with: '{stream}' '{PAYLOAD}'\r\n".encode()
     async with served_badly(quoted) as port:
-        broker = RedisBroker(f"redis://127.0.0.1:{port}")
+        publisher = RedisBroker(f"redis://127.0.0.1:{port}").publisher()
         with pytest.raises(PublishError) as caught:
-            await broker.publisher().publish(stream, PAYLOAD)
+            await publisher.publish(stream, PAYLOAD)
+        await publisher.close()
         assert "unknown command" in checked(caught.value)

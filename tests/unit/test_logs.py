@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from streamworker import logs
 from streamworker.cli.logging import LineHandler, formatter
 from streamworker.cli.outlet import Outlet
+from streamworker.describe import printable
 from streamworker.logs import Outage, Suppressor, log, traceback_of
 
 texts = st.text(st.characters(codec=None))  # lone surrogates and control characters included
@@ -198,6 +200,40 @@ def test_a_long_value_is_cut(collector: Collector) -> None:
     log.error("message.failed", value="x" * 10_000_000, text="\x1b" * 10_000_000, raised=ValueError("y" * 10_000_000))
     assert len(collector.lines[1][0]) < 4 * logs.LIMIT
     assert "(10000000 characters)" in collector.lines[1][0]
+
+
+@pytest.mark.parametrize("at", range(logs.LIMIT - 40, logs.LIMIT + 5))
+def test_a_login_in_a_url_is_masked_also_where_a_text_is_cut(at: int) -> None:
+    assert "hunter2" not in logs.clean("x" * at + "redis://hunter2:hunter2/hunter2@host/0 refused")
+    assert "hunter2" not in printable(
+        "x" * (at - logs.LIMIT + 1000) + " redis://hunter2:hunter2@host/0" + "y" * 2000, 1000
+    )
+    assert "hunter2" not in printable(
+        "y" * 2000 + " redis://hunter2:hunter2@host/0" + "x" * (at - logs.LIMIT + 500), 1000
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("redis://user:pa/ss@host:1/0 refused", "redis://…@host:1/0 refused"),
+        ("url='rediss://:secret@host', lease=-1", "url='rediss://…@host', lease=-1"),
+        ("postgres://me:secret@db/x and amqp://a:b@c", "postgres://…@db/x and amqp://…@c"),
+        ("https://example.org/@somebody?a=b@c", "https://example.org/@somebody?a=b@c"),
+        ("redis://host:1/0 me@home", "redis://host:1/0 me@home"),
+    ],
+)
+def test_only_logins_are_masked(text: str, masked: str) -> None:
+    assert logs.without_logins(text) == masked
+    assert logs.clean(logs.clean(text)) == logs.clean(text)
+
+
+def test_masking_takes_no_time_to_speak_of() -> None:
+    begin = time.process_time()
+    for text in ("redis://" * 500_000, "://a" * 500_000, "redis://" + "a" * 4_000_000):
+        logs.clean(text)
+        printable(text, 1000)
+    assert time.process_time() - begin < 2
 
 
 def test_a_traceback_is_capped_and_shows_no_local_variables() -> None:
