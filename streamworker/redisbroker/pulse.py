@@ -15,6 +15,7 @@ from streamworker.redisbroker.link import Link
 from streamworker.redisbroker.settler import ScriptCall
 from streamworker.redisbroker.topology import Topology
 
+_LONGEST = 10.0  # seconds; each round has a limit of its own, which is shorter
 _LAST_STEPS = 3  # of the loop, until sockets that were dropped are closed
 Looks: TypeAlias = "list[Look | BrokerError]"
 
@@ -94,7 +95,7 @@ class RedisPulse:
     async def _exchange(self, part: Topology, calls: list[ScriptCall], end: float) -> Looks:
         link = self._links.get(part)
         if link is None:
-            link = self._links[part] = Link(part, timeout=end - asyncio.get_running_loop().time())
+            link = self._links[part] = Link(part, timeout=_LONGEST)
         try:
             async with asyncio.timeout_at(end):
                 await link.open()

@@ -64,7 +64,7 @@ async def test_a_node_that_hangs_holds_up_no_heartbeat_of_the_others(cluster: Se
     pulse = RedisPulse(topology_of(cluster.url), "me.sw")
 
     async def beat() -> list[Look | BrokerError]:
-        return await asyncio.to_thread(pulse.beat, [Beat(name, "group", b"1 15000 host") for name in names], 2.0)
+        return await asyncio.to_thread(pulse.beat, [Beat(name, "group", b"1 15000 host") for name in names], 6.0)
 
     assert all(isinstance(look, Look) for look in await beat())
     hanging = cluster.of(names[0])
@@ -73,7 +73,7 @@ async def test_a_node_that_hangs_holds_up_no_heartbeat_of_the_others(cluster: Se
         for _ in range(4):  # known to hang or not: each round
             began = monotonic()
             _, *others = await beat()
-            assert monotonic() - began < 2.0, "at most half the time, since a round must not delay the next"
+            assert monotonic() - began < 5.0, "about half the time, since a round must not delay the next"
             assert all(isinstance(look, Look) for look in others)
         await wait_until(lambda: cluster.has_failed_over(names[0], hanging), 30, "a replica takes over")
         await wait_until(partial(_beats_everywhere, beat), 10)

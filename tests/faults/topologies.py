@@ -15,7 +15,7 @@ from tests.waiting import wait_until_sync
 
 SERVICE = "main"
 _SLOTS = 16_384
-_AT_ONCE = ("--repl-diskless-sync-delay", "0")  # a primary waits 5 s for more replicas before it begins
+AT_ONCE = ("--repl-diskless-sync-delay", "0")  # a primary waits 5 s for more replicas before it begins
 
 # A failover begins after half a second; a sentinel that lost the vote asks again after three.
 _SENTINEL = """
@@ -33,7 +33,7 @@ class Replicated:
     """A primary, two replicas, and three sentinels that watch them."""
 
     def __init__(self, kind: str, folder: Path) -> None:
-        self.servers = [Server(kind, _new(folder / f"server-{number}"), *_AT_ONCE) for number in range(3)]
+        self.servers = [Server(kind, _new(folder / f"server-{number}"), *AT_ONCE) for number in range(3)]
         self.sentinels: list[Server] = []
         self._kind = kind
         self._folder = folder
@@ -99,7 +99,7 @@ class ServerCluster:
         buses = [bus_port() for _ in range(6)]
         for number, bus in enumerate(buses):
             options = ("--cluster-enabled", "yes", "--cluster-port", str(bus), *_NODE)
-            node = Server(self._kind, _new(self._folder / f"node-{number}"), *options, *_AT_ONCE)
+            node = Server(self._kind, _new(self._folder / f"node-{number}"), *options, *AT_ONCE)
             self.nodes.append(node.start())
             _ok(node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1)))
         for number, node in enumerate(self.nodes[:3]):
