@@ -66,12 +66,11 @@ class Proxied:
                 self._send("client"),
                 self._send("server"),
             )
-        except asyncio.CancelledError:
-            self.end("reset")
-            raise
-        finally:
             for ends in self._ends.values():
                 await ends.ended()
+        finally:
+            for ends in self._ends.values():
+                ends.abort()
 
     def end(self, how: How) -> None:
         """End it on both sides, whatever is on its way or held."""
@@ -96,7 +95,7 @@ class Proxied:
                     continue
                 for message in framer.feed(data):
                     take(message)
-        except OSError:
+        except (OSError, ValueError):  # it went away, or what it sends is no RESP
             how = "reset"
         self._put(_other(side), framer.rest(), end=how)
 
@@ -180,10 +179,16 @@ class Ends:
             return
         self.is_ended = True
         if how == "reset":
-            will_reset(self._writer.get_extra_info("socket"))
+            with suppress(OSError):  # it is closed already
+                will_reset(self._writer.get_extra_info("socket"))
             self._writer.transport.abort()
         else:
             self._writer.close()
+
+    def abort(self) -> None:
+        """End it whatever was not sent."""
+        self.is_ended = True
+        self._writer.transport.abort()
 
     async def ended(self) -> None:
         """Return when it has ended."""

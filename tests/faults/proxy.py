@@ -233,22 +233,26 @@ class FaultProxy:
 
     async def _accepted(self, connection: socket.socket) -> None:
         with suppress(OSError, asyncio.TimeoutError):  # a client that goes away is no trouble of ours
-            while any(rule.stalls(self.tls is not None) for rule in self._rules):
-                await self.change()
+            try:
+                while any(rule.stalls(self.tls is not None) for rule in self._rules):
+                    await self.change()
+            except asyncio.CancelledError:
+                connection.close()
+                raise
             if any(rule.fault == "reset-new" for rule in self._rules):
                 return _reset(connection)
             client = await self._client(connection)
             try:
                 server = Ends(*await asyncio.open_connection("127.0.0.1", self.target))
-            except OSError:
-                client.end("reset")
-                return await client.ended()
-            proxied = Proxied(self, client, server)
-            self._proxied.add(proxied)
-            try:
-                await proxied.run()
+                proxied = Proxied(self, client, server)
+                self._proxied.add(proxied)
+                try:
+                    await proxied.run()
+                finally:
+                    self._proxied.discard(proxied)
             finally:
-                self._proxied.discard(proxied)
+                client.end("reset")  # where there is no server
+                client.abort()
 
     async def _client(self, connection: socket.socket) -> Ends:
         # By hand: where a stream becomes a TLS one later, the beginning of the handshake may be read before.
@@ -260,6 +264,8 @@ class FaultProxy:
     async def _end(self) -> None:
         await self._close_port()
         await _cancelled(list(self._tasks))
+        for _ in range(5):  # transports close in the rounds of the loop that follow
+            await asyncio.sleep(0)
 
 
 def _reset(connection: socket.socket) -> None:

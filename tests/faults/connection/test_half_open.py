@@ -152,7 +152,7 @@ async def test_who_alone_cannot_beat_loses_what_it_holds_and_settles_nothing_of_
                 assert [run.deliveries for run in other.runs] == [2]
                 await watched.add("data", "meanwhile")
                 await other.got("meanwhile")
-                assert await watched.pending() == 1
+                await wait_until(lambda: _pending(watched, 1))
                 other.go_on.set()
                 await watched.rests()
                 assert await watched.letters() == []
@@ -163,3 +163,7 @@ async def test_who_alone_cannot_beat_loses_what_it_holds_and_settles_nothing_of_
     assert await watched.letters() == []
     assert drained(caplog)["lost"] == 1
     await watched.check_nothing_is_left()
+
+
+async def _pending(watched: Watched, entries: int) -> bool:
+    return await watched.pending() == entries
