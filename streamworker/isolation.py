@@ -14,7 +14,7 @@ from streamworker.failing import Failing
 from streamworker.gate import Gate
 from streamworker.handler import Group
 from streamworker.invocation import Routes
-from streamworker.logs import log
+from streamworker.logs import Suppressor, log
 from streamworker.message import Delivery
 from streamworker.slots import Slots
 from streamworker.state import State
@@ -22,6 +22,7 @@ from streamworker.verdicts import Outcome
 
 _SUSPECT_FROM: Final = 3
 _STEP: Final = 0.25  # seconds the acquirer waits at most in one step
+_SPELL: Final = 1.0  # seconds of suspects in a row, while everything else waits; then it has its turn
 
 
 def suspect_from(group: Group) -> int:
@@ -47,7 +48,9 @@ class Isolation:
         self._alone: Delivery | None = None
         self._marked = False  # the server has it that a suspect runs here alone, or may have it
         self._given_up = False
-        self._since: float | None = None
+        self._since: float | None = None  # the gate is closed since then
+        self._spell: float | None = None  # suspects run since then
+        self._quiet = Suppressor()
         self._patience = state.lease.seconds
         self._not_before = 0.0
 
@@ -71,6 +74,7 @@ class Isolation:
                 return True
             self._alone = None
             self.suspect = None
+            self._take_turns()
             return True
         await self.unmark()
         if self.suspect is None:
@@ -93,7 +97,11 @@ class Isolation:
                 self._not_before = now + self._patience
                 self._patience *= 2
             return True
+        if self._spell is None:
+            self._spell = monotonic()
         await self._claim(self.suspect)
+        if self._alone is None:
+            self._take_turns()
         return True
 
     async def unmark(self) -> None:
@@ -104,6 +112,16 @@ class Isolation:
         if self._marked and self._alone is None:
             await self._reader.unmark()
             self._marked = False
+
+    def _take_turns(self) -> None:
+        """After a spell of suspects the rest has the process for as long: 100,000 suspects must not stop it for hours.
+
+        The next step opens the gate, once the server knows that nothing runs alone.
+        """
+        now = monotonic()
+        if self._spell is not None and now - self._spell >= _SPELL:
+            self._not_before = now + min(now - self._spell, self._state.lease.seconds)
+            self._spell = None
 
     def give_up(self) -> None:
         """The server is in trouble: what this worker holds may go on, once no suspect runs."""
@@ -122,7 +140,7 @@ class Isolation:
 
     def stop(self) -> None:
         """Give the gate back."""
-        self._since = None
+        self._since = self._spell = None
         self._gate.open(self)
 
     async def _claim(self, suspect: Suspect) -> None:
@@ -147,10 +165,16 @@ class Isolation:
             kept = invocation.handler.dead_letter
             self._failing.carry_out(invocation.handler, delivery, Outcome("dead-letter" if kept else "drop", reason))
         else:
-            log.warning(
-                "suspect.runs_alone", stream=self._state.group.stream, group=self._state.group.name,
-                message_id=delivery.origin.decode(errors="replace"), deliveries=delivery.deliveries,
-            )  # fmt: skip
+            self._tell(delivery)
             delivery.alone = True
             self._alone = delivery
             self._slots[invocation.handler.type].run_alone(delivery, self._over)
+
+    def _tell(self, delivery: Delivery) -> None:
+        left_out = self._quiet.left_out(None)
+        if left_out is not None:
+            log.warning(
+                "suspect.runs_alone", stream=self._state.group.stream, group=self._state.group.name,
+                message_id=delivery.origin.decode(errors="replace"), deliveries=delivery.deliveries,
+                **({"left_out": left_out} if left_out else {}),
+            )  # fmt: skip
