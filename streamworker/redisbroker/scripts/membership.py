@@ -82,7 +82,7 @@ for at = 1, 2 do
   local pending = redis.pcall('XPENDING', KEYS[at], ARGV[1], '-', '+', 1, ARGV[2])
   if not pending.err and #pending > 0 then return 0 end
 end
-redis.call('HDEL', KEYS[3], ARGV[2], ARGV[2] .. '!')
+redis.call('HDEL', KEYS[3], ARGV[2], ARGV[2] .. '!', ARGV[2] .. '~1', ARGV[2] .. '~2')
 redis.pcall('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
 redis.pcall('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[2])
 return 1

@@ -7,6 +7,8 @@ from typing import Final
 from streamworker.redisbroker.link import Script
 from streamworker.redisbroker.scripts.clock import CLOCK
 
+_SCANNED: Final = 1000  # entries; a hundred take the server about 0.1 ms, for each worker twice a second
+
 # What an acquirer does besides reading new entries, in one step.
 # KEYS  stream, retry, delayed, consumers
 # ARGV  1 group, 2 me, 3 room for retries, 4 room for retries and claims together (claims get no more than
@@ -18,6 +20,8 @@ from streamworker.redisbroker.scripts.clock import CLOCK
 #        claims {{1 or 2, id, count}…}, trimmed while pending (a number),
 #        the first suspect {1 or 2, id, victim, value} or {}}; a paused group gets nothing
 # A claimed entry's count is what Redis now keeps. Suspects stay where they are.
+# Of a dead consumer's entries one call looks at SCANNED at most: the first page, for a suspect, and then from where
+# the last call of anybody stopped (`NAME~1`, `NAME~2` in the hash), so that what lies behind suspects is found too.
 # A dead consumer that has nothing left is deleted, with its heartbeat and marker.
 TURN: Final = Script(
     CLOCK
@@ -68,7 +72,7 @@ if room > 0 and redis.call('EXISTS', KEYS[2]) == 1 then
 end
 
 room = math.min(room, tonumber(ARGV[4]) - #retries)
-local claims, trimmed, suspect, scanned = {}, 0, {}, 0
+local claims, trimmed, suspect = {}, 0, {}
 local function pending(key, start, count, victim)
   local found = redis.pcall('XPENDING', key, group, start, '+', count, victim)
   return found.err and {} or found
@@ -78,10 +82,16 @@ for at = 7, #ARGV, 2 do
   local free, before = victim == 'released', #claims
   if free or (redis.call('HGET', KEYS[4], victim) or '') == value then
     for which = 1, 2 do
-      local start = '-'
-      while scanned < 10000 and (room > 0 or (not free and #suspect == 0)) do
+      local start, place, scanned = '-', victim .. '~' .. which, 0
+      local resume = not free and redis.call('HGET', KEYS[4], place)
+      local resumed = resume
+      while (free or scanned < SCANNED) and (room > 0 or (not free and #suspect == 0)) do
         local page = pending(KEYS[which], start, 100, victim)
-        if #page == 0 then break end
+        if #page == 0 then
+          if resumed then redis.call('HDEL', KEYS[4], place) end
+          scanned = 0
+          break
+        end
         for _, p in ipairs(page) do
           local id, count = p[1], p[4] + 1
           if not free and count >= from then
@@ -99,18 +109,20 @@ for at = 7, #ARGV, 2 do
         end
         scanned = scanned + #page
         start = '(' .. page[#page][1]
+        if resume then start, resume = resume, nil end
       end
+      if not free and scanned >= SCANNED then redis.call('HSET', KEYS[4], place, start) end
     end
     local emptied = #claims > before or not free
     if emptied and #pending(KEYS[1], '-', 1, victim) == 0 and #pending(KEYS[2], '-', 1, victim) == 0 then
       -- 6.2 refuses DELCONSUMER while out of memory: another turn will do
       redis.pcall('XGROUP', 'DELCONSUMER', KEYS[1], group, victim)
       redis.pcall('XGROUP', 'DELCONSUMER', KEYS[2], group, victim)
-      redis.call('HDEL', KEYS[4], victim, victim .. '!')
+      redis.call('HDEL', KEYS[4], victim, victim .. '!', victim .. '~1', victim .. '~2')
     end
   end
 end
 return {wall, 0, redis.call('ZCARD', KEYS[3]), more,
         retries, claims, trimmed, suspect}
-"""
+""".replace("SCANNED", str(_SCANNED))
 )
