@@ -68,22 +68,11 @@ class Isolation:
     async def step(self) -> bool:
         """Go on; True says that nothing should be read meanwhile, and that a turn is due for the next suspect."""
         if self._alone is not None:
-            if self._alone.alone:
-                await self._gate.silence(_STEP)
-            if self._alone.alone:
-                return True
-            self._alone = None
-            self.suspect = None
-            self._take_turns()
+            await self._see_it_end(self._alone)
             return True
         await self.unmark()
-        if self.suspect is None:
-            self.stop()
-            return False
         now = monotonic()
-        # Once the gate is closed nothing ends, so the window shrinks; what was kept for the suspect is still its.
-        no_room = not self.waiting and self._state.flight.room < 1
-        if now < self._not_before or no_room or not self._state.lease.holds(now):
+        if self.suspect is None or not self._may_go_on(now):
             self.stop()
             return False
         if not self._gate.close(self):
@@ -103,6 +92,19 @@ class Isolation:
         if self._alone is None:
             self._take_turns()
         return True
+
+    async def _see_it_end(self, alone: Delivery) -> None:
+        if alone.alone:
+            await self._gate.silence(_STEP)
+        if not alone.alone:
+            self._alone = None
+            self.suspect = None
+            self._take_turns()
+
+    def _may_go_on(self, now: float) -> bool:
+        # Once the gate is closed nothing ends, so the window shrinks; what was kept for the suspect is still its.
+        room = self.waiting or self._state.flight.room >= 1
+        return room and now >= self._not_before and self._state.lease.holds(now)
 
     async def unmark(self) -> None:
         """Nothing runs alone any more: others may start only when the server knows, or the last one is held guilty.
