@@ -155,7 +155,7 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
     }
     replaces = ("host-1-x.sw", "host-2-y.sw")
     birth = {"token": "abcd", "replaces": replaces, "parent_pipe": 7, "signs_pipe": 8}
-    assert differ == {"redis": None, "workers": 1, **birth}
+    assert differ == {"redis": None, "redis_file": None, "workers": 1, **birth}
     assert not any("secret" in word for word in words)
 
 
