@@ -57,6 +57,7 @@ class Cluster:
         return key is None or self._slots.get(_slot(key)) == place
 
     def failed(self, place: Place, error: BrokerError) -> None:
+        self._driver.failed(error)
         if isinstance(error, Moved):
             self._slots = {**self._slots, error.slot: Place(error.host, error.port)}
         else:

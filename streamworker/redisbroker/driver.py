@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
@@ -10,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from streamworker.errors import ConfigError
+from streamworker.errors import AuthFailed, BrokerError, ConfigError
 from streamworker.url import RedisUrl
 
 # hiredis gives lists of lists and bytes with RESP2; RESP3 would turn some replies into dicts, which lose
@@ -26,6 +27,8 @@ _OPTIONS: Final[dict[str, Any]] = {
 # What the driver tells about itself costs two commands at each connection, and a right where ACLs are kept.
 _NOT_TOLD: Final = {"driver_info"} & set(signature(AbstractConnection).parameters) or {"lib_name", "lib_version"}
 _OPTIONS.update(dict.fromkeys(_NOT_TOLD))
+# Who tries a wrong password again and again is taken for a burglar, and locked out.
+_LOGIN_PAUSE: Final = 5.0  # seconds
 _LOGIN: Final = ("username", "password", "db", "client_name")
 
 
@@ -68,12 +71,26 @@ class Driver:
             self.place = Place(self._options.get("host", "localhost"), self._options.get("port", 6379))
         if issubclass(self._class, SSLConnection):  # whatever the driver's version takes for granted
             self._options = {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **self._options}
+        self._refused = ""
+        self._no_login_before = 0.0
         self._check()
 
     def connection(self, place: Place) -> AbstractConnection:
-        """A connection to ``place``, not yet open. One of its own each time: a used one may hold an unread reply."""
+        """A connection to ``place``, not yet open. One of its own each time: a used one may hold an unread reply.
+
+        Raises:
+            AuthFailed: the login was refused a moment ago, to whichever connection of this process.
+        """
+        if monotonic() < self._no_login_before:
+            raise AuthFailed(self._refused)
         where = {"host": place.host, "port": place.port} if place.port else {}
         return self._class(**{**self._options, **where}, retry=Retry(NoBackoff(), 0))
+
+    def failed(self, error: BrokerError) -> None:
+        """A connection was not let in."""
+        if isinstance(error, AuthFailed):
+            self._refused = str(error)
+            self._no_login_before = monotonic() + _LOGIN_PAUSE
 
     def _check(self) -> None:
         try:

@@ -73,7 +73,7 @@ class Sentinels:
         return place == self._primary
 
     def failed(self, place: Place, error: BrokerError) -> None:
-        pass  # they are asked again in any case
+        self._driver.failed(error)  # the sentinels are asked again in any case
 
     def knows(self, key: bytes) -> bool:
         return True

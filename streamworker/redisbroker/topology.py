@@ -84,7 +84,7 @@ class Server:
         return True
 
     def failed(self, place: Place, error: BrokerError) -> None:
-        pass
+        self._driver.failed(error)
 
     def knows(self, key: bytes) -> bool:
         return True
