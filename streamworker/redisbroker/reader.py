@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any, Final
 
 from streamworker.broker import Abandoned, Convicted, Dead, EntryName, Joined, Left, Suspect, Turn
@@ -19,6 +20,7 @@ from streamworker.redisbroker.packing import unpack
 MOVE_BYTES: Final = 2**20  # what a script moves per call at most: it holds up the whole server
 _PAGE: Final = 1000
 _STRANGERS_PAGE: Final = 100
+_GAP: Final = 0.05  # seconds
 
 
 class ReplySize:
@@ -62,6 +64,7 @@ class RedisGroupReader:
         self._me = consumer
         self._size = ReplySize(max_bytes)
         self._behind = False  # the last read brought all that was asked for: there is a backlog
+        self._read = 0.0  # when
         self._skipped = 0
         self.stream_key = keys.stream
         self.retry_key = keys.retry
@@ -106,13 +109,16 @@ class RedisGroupReader:
         commands: list[Command] = [
             ("XREADGROUP", "GROUP", self._group, self._me, "COUNT", count, *waiting, "STREAMS", stream, ">")
         ]
-        if self._behind:  # what is trimmed unread must be counted before the read leaps over it
+        # What is trimmed unread must be counted before the read leaps over it. Nothing is while one read follows
+        # another that has waited for the newest entry; but while there was no room, a cap may have trimmed.
+        if self._behind or monotonic() - self._read > _GAP:
             # In full, since a server that has forgotten its scripts must not cost the count.
             commands.insert(0, scripts.SKIPPED.in_full(*self._about_skipped))
         *skipped, reply = await self._link.pipeline(commands, block=block)
         if isinstance(reply, BrokerError):
             raise reply
         self._skipped += sum(found for found in skipped if isinstance(found, int))
+        self._read = monotonic()
         self._behind = bool(reply) and len(reply[0][1]) >= count
         if not reply:
             return []
