@@ -27,8 +27,8 @@ async def test_a_zombie_retries_and_dead_letters_nothing_that_another_has_handle
         stopped = time.monotonic()
         await stage.handles(range(_HELD))
         await _three_leases(stopped)
+        stage.touch("go")  # its slots are free before it can know that its buffer is not its own
         continued = time.monotonic()
-    stage.touch("go")
     another.sigterm()
     assert await another.ended(40) == 0, another.log
     await stage.publish({"i": 100})
