@@ -14,6 +14,7 @@ from tests.faults.journal import Fact
 _CUT_OFF: Final = ("freeze", "cut", "gap")
 _ACK: Final = 1.0  # seconds between a handler's end and its ack, on a busy machine
 _FIRST: Final = 5.0  # seconds after a fault's end until something is handled
+_AWAKE: Final = 0.5  # seconds after SIGCONT in which a busy machine gives a process its first turn
 _SLACK: Final = 2.0  # seconds that a busy machine may add to the end of a process
 
 
@@ -58,7 +59,7 @@ def _nothing_is_made_up(history: History, _: Rules) -> Iterator[str]:
 
 def _repeats_are_explained(history: History, rules: Rules) -> Iterator[str]:
     for key, later, earlier in repeats(history):
-        if _explained(history, rules, earlier, later):
+        if _explained(history, rules, earlier, later) or _began_before(history, later):
             continue
         if later.start < min(earlier.end, history.died(earlier.pid)):
             yield f"I7: {key} started in process {later.pid} while it still ran in process {earlier.pid}"
@@ -98,6 +99,14 @@ def _explained(history: History, rules: Rules, earlier: Run, later: Run) -> bool
         )
     drained = any(fault.kind == "deploy" and fault.on <= earlier.cancelled for fault in mine)
     return drained and earlier.end <= later.start and earlier.how != "ok" and earlier.cancelled < inf
+
+
+def _began_before(history: History, run: Run) -> bool:
+    """Whether its process was stopped between the look at its lease and the handler: one message, at most."""
+    for fault in history.faults:
+        if fault.kind == "freeze" and fault.target == str(run.pid) and fault.off <= run.start <= fault.off + _AWAKE:
+            return not any(one.pid == run.pid and fault.off <= one.start < run.start for one in history.all_runs())
+    return False
 
 
 def _deliveries_are_bounded(history: History, rules: Rules) -> Iterator[str]:

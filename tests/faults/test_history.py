@@ -22,7 +22,7 @@ def run(
     at: float, until: float | None = None, how: str = "ok", *, id: str = "1-0", pid: int = 10, n: int = 1, **more: str
 ) -> list[Fact]:
     """One run of message ``id``; ``until`` None for one that never ends."""
-    name = f"{pid}-{at}"
+    name = f"{pid}-{at}" if id == "1-0" else f"{pid}-{at}-{id}"
     start = Fact(at, pid, "start", {**WHERE, "run": name, "id": id, "body": f"body-{id}", "n": str(n), **more})
     return [start] if until is None else [start, Fact(until, pid, how, {"run": name})]
 
@@ -76,6 +76,9 @@ GOOD: dict[str, list[Fact]] = {
     "frozen, and handled twice": [
         published(), *run(1, 9), *broken("freeze", 10, 1.5, 8), *run(4, 5, pid=11, n=2),
     ],
+    "frozen just before its start": [
+        published(), *run(4, 5, pid=11, n=2), *broken("freeze", 10, 1.5, 8), *run(8.01, 8.1),
+    ],
     "cut off, and handled twice": [published(), *run(1, 9), *broken("cut", 10, 1.5, 8), *run(4, 5, pid=11, n=2)],
     "ran on past its timeout and grace": [
         published(), *run(1, 9, "fail", timeout="1"), cancelled(2, 1), *run(7.1, 7.2, n=2),
@@ -122,6 +125,13 @@ BAD: dict[str, tuple[str, list[Fact]]] = {
     "a repeat because another worker was frozen": (
         "I3: 1-0",
         [published(), *run(1, 2), *broken("freeze", 11, 1, 8), *run(9, 10, pid=11, n=2)],
+    ),
+    "what was buffered is started after a freeze": (
+        "I3: 2-0",
+        [
+            published(), published("2-0"), *run(4, 5, pid=11, n=2), *run(4, 5, pid=11, n=2, id="2-0"),
+            *broken("freeze", 10, 1.5, 8), *run(8.01, 8.1), *run(8.02, 8.1, id="2-0"),
+        ],
     ),
     "two at once": ("I7: 1-0", [published(), *run(1, 5), *run(3, 6, pid=11, n=2)]),
     "two at once because the server was away": (
