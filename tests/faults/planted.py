@@ -62,9 +62,7 @@ def plant(bug: Bug, folder: Path) -> Path:
         RuntimeError: a text is not there exactly once, or the copy would not be what is run.
     """
     copy = folder / bug.name.replace(" ", "-")
-    for part in ("streamworker", "tests"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     for file, old, new in bug.changes:
         path = copy / "streamworker" / file
         text = path.read_text()
@@ -101,7 +99,7 @@ def run_tests(copy: Path, *words: str) -> str:
             if not any(sign in text for sign in ("AssertionError", "E       assert", "E   TimeoutError")):
                 raise RuntimeError(f"{case.get('name')} failed by something else: {failure.get('message')}")
             return str(case.get("name"))
-    raise RuntimeError(f"no test failed, but pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr}")
+    raise RuntimeError(f"no test failed, but pytest ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
 
 
 def _environment(copy: Path) -> dict[str, str]:
