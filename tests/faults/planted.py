@@ -99,7 +99,9 @@ def run_tests(copy: Path, *words: str) -> str:
             if not any(sign in text for sign in ("AssertionError", "E       assert", "E   TimeoutError")):
                 raise RuntimeError(f"{case.get('name')} failed by something else: {failure.get('message')}")
             return str(case.get("name"))
-    raise RuntimeError(f"no test failed, but pytest ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+    raise RuntimeError(
+        f"no test failed, but pytest ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-1000:]}"
+    )
 
 
 def _environment(copy: Path) -> dict[str, str]:
