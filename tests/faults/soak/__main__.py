@@ -37,6 +37,7 @@ def main() -> int:
         faults=faults,
     )  # fmt: skip
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # the proxy writes to connections that it has broken
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's background job ignores it
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends with what it started
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
         folder = given.folder or Path(scratch)
