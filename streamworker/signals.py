@@ -6,6 +6,7 @@ The limit holds whatever the event loop, a thread or a log pipe does: a thread o
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -31,7 +32,8 @@ class Signals:
 
     def __init__(self, shutdown_timeout: float) -> None:
         self._limit = shutdown_timeout + _GRACE
-        self._received = 0
+        # Counted in one step: the second signal may come while the handler of the first is at work.
+        self._received = itertools.count(1)
         self._begun = threading.Event()
         self._over = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,8 +72,7 @@ class Signals:
             self._loop.call_soon_threadsafe(self._stop.set)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        self._received += 1
-        if self._received > 1:
+        if next(self._received) > 1:
             os._exit(128 + signum)
         self.begin()
 

@@ -202,7 +202,7 @@ def test_without_a_server_in_time_it_ends_with_3(tmp_path: Path, workers: str) -
     code, _, err = call(*words, folder=tmp_path, STREAMWORKER_REDIS_URL=url)
     assert code == 3
     assert "redis.waiting" in err
-    assert "Error: Redis cannot be reached" in err
+    assert "Redis cannot be reached" in err
     assert "hunter2" not in err
 
 
