@@ -111,7 +111,10 @@ async def test_a_certificate_that_is_replaced_by_a_wrong_one_is_refused_and_the_
 
     with FaultProxy(own_server.port, tls=authority.context("localhost")) as proxy:
         url = f"rediss://localhost:{proxy.port}/0?ssl_ca_certs={authority.file}"
-        with patch("streamworker.acquirer._AUTH_PAUSE", (0.1, 0.2)):
+        with (
+            patch("streamworker.acquirer._AUTH_PAUSE", (0.1, 0.2)),
+            patch("streamworker.redisbroker.driver._LOGIN_PAUSE", 0.1),
+        ):
             async with working(app, url=url):
                 own_server.ask("XADD", stream, "*", "data", "before")
                 await wait_until(lambda: got == ["before"])
