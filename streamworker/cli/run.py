@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 
+from streamworker.cli.given import Settings
 from streamworker.cli.options import health_dir_option, option, redis_file_option, redis_option, seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the command line said; see the options."""
-
-    names: tuple[str, ...]
-    redis: str | None
-    redis_file: Path | None
-    workers: int
-    only: tuple[str, ...]
-    burst: bool
-    shutdown_timeout: float
-    connect_timeout: float
-    app_dir: str
-    log_format: str
-    log_level: str
-    health_dir: Path | None
-    token: str | None
-    replaces: tuple[str, ...]
-    parent_pipe: int | None
-    signs_pipe: int | None
 
 
 @click.command()

@@ -27,7 +27,7 @@ from streamworker.signals import DRAIN_TIMED_OUT, Signals, end_now, when_closed
 from streamworker.supervisor import Birth, Supervisor
 
 if TYPE_CHECKING:
-    from streamworker.cli.run import Settings
+    from streamworker.cli.given import Settings
     from streamworker.endpoint import Endpoint
 
 # How a supervisor tells its children the URL: argument vectors can be read by everybody on the machine.

@@ -16,7 +16,8 @@ import pytest
 import streamworker
 from streamworker.alive import AliveFile
 from streamworker.cli import cli
-from streamworker.cli.run import Settings, run
+from streamworker.cli.given import Settings
+from streamworker.cli.run import run
 from streamworker.cli.worker import child_command
 from streamworker.supervisor import Birth
 
