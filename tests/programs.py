@@ -44,7 +44,9 @@ def read_journal(path: Path) -> list[Event]:
     """What the handlers wrote, in the order of their clocks; empty while there is no file."""
     if not path.exists():
         return []
-    lines = [line.split(" ") for line in path.read_text().splitlines()]
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]  # a reader may see the first part of a line that is just being written
+    lines = [line.split(" ") for line in whole.splitlines()]
     return sorted((Event(int(at) / 1e9, int(pid), tuple(words)) for at, pid, *words in lines), key=lambda e: e.at)
 
 

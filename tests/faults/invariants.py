@@ -146,7 +146,7 @@ def _died_alone(history: History, run: Run) -> bool:
 def _nothing_is_left(history: History, _: Rules) -> Iterator[str]:
     for one in history.left:
         where = f"{one.of['stream']}/{one.of['group']}"
-        yield f"I8: {one.of['what']} {one.of.get('id', '')} is left behind in {where}"
+        yield f"I8: {one.of['what']} {one.of.get('id') or one.of.get('name', '')} is left behind in {where}"
 
 
 def _redelivery_is_in_time(history: History, rules: Rules) -> Iterator[str]:
