@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from redis.asyncio import Redis
 
@@ -16,16 +16,20 @@ from tests.waiting import wait_until
 _FIELDS = {b"floor", b"clock", b"skew", b"skipped"}  # of the hash of consumers, when nobody is there
 
 
-async def settle(redis: Redis, workers: int, timeout: float) -> str:
-    """Wait until nothing waits and the dead are cleaned up; what is still missing at the timeout, or ''."""
+async def settle(redis: Redis, workers: Callable[[], list[int]], timeout: float) -> str:
+    """Wait until nothing waits and the dead are cleaned up; what is still missing at the timeout, or ''.
+
+    A number of consumers would not do: a worker that is just being replaced leaves room for a dead one.
+    """
     try:
         for watched in _all(redis):
             await watched.rests(timeout)
 
             async def only_the_living(group: Watched = watched) -> bool:
-                return len(await group.consumers()) <= workers
+                pids = {int(name.split("-")[-2]) for name in await group.consumers() if name != "released"}
+                return pids == set(workers())
 
-            await wait_until(only_the_living, timeout, f"{workers} consumers at most")
+            await wait_until(only_the_living, timeout, "all workers are consumers, and nobody else")
     except AssertionError as error:
         return str(error)
     return ""

@@ -70,7 +70,7 @@ async def soak(plan: Plan, folder: Path) -> tuple[Figures, list[str]]:
                 await _break_things(plan, breaking)
                 sending.stop.set()
                 redis = Redis.from_url(server.url, protocol=2)
-                told = await settle(redis, plan.workers + 2, _PATIENCE)
+                told = await settle(redis, lambda: fleet.workers, _PATIENCE)
                 _say(f"at rest; all are told to end {told}")
                 await fleet.end()
             commands = shared.totals + own.totals
