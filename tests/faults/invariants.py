@@ -94,8 +94,11 @@ def _explained(history: History, rules: Rules, earlier: Run, later: Run) -> bool
     died = history.died(earlier.pid)
     if died <= later.start:
         acked = earlier.how == "ok" and died - earlier.end > _ACK
+        # A loop that was blocked sends no ack either.
         return not acked or any(
-            fault.target == "server" and fault.overlaps(earlier.end, died) for fault in history.faults
+            fault.target in ("server", str(earlier.pid)) and fault.overlaps(earlier.end, died)
+            for fault in history.faults
+            if fault.kind != "kill"
         )
     drained = any(fault.kind == "deploy" and fault.on <= earlier.cancelled for fault in mine)
     return drained and earlier.end <= later.start and earlier.how != "ok" and earlier.cancelled < inf

@@ -70,6 +70,9 @@ GOOD: dict[str, list[Fact]] = {
         published(), *run(1), *broken("kill", 10, 1.5, 1.5), ended(1.6, 10), *run(4, 5, pid=11, n=2),
     ],
     "killed before its ack": [published(), *run(1, 1.4), ended(1.6, 10), *run(4, 5, pid=11, n=2)],
+    "killed while another handler blocked its loop, long after it was handled": [
+        published(), *run(1, 2), *broken("block", 10, 2.1, 9), ended(8, 10), *run(12, 13, pid=11, n=2),
+    ],
     "killed while the server was away, long after it was handled": [
         published(), *run(1, 2), *broken("pause", "server", 1.5, 9), ended(8, 10), *run(12, 13, pid=11, n=2),
     ],
