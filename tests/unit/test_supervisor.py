@@ -225,6 +225,8 @@ def test_a_child_whose_event_loop_shows_no_sign_of_life_any_more_is_killed_and_r
     log = supervised.end()[1]
     assert '"exit_code": -9' in log
     assert log.count('"worker.killed"') >= 1
+    # The last child drains, once it sees that the pipe is closed.
+    wait_until_sync(lambda: not any(runs(line.pid) for line in supervised.journal("starts")))
 
 
 def test_a_child_that_has_not_come_to_its_first_sign_of_life_may_take_its_time(start: Start) -> None:
