@@ -244,6 +244,8 @@ class Settling:
 
     def _was_unknown(self, delivery: Delivery) -> bool:
         """Whether its settlement was under way when a connection was lost: that it is gone says it was carried out."""
+        if not self._unknown:  # as for nearly every message there is
+            return False
         name = (delivery.key, delivery.id)
         unknown = name in self._unknown
         self._unknown.discard(name)
