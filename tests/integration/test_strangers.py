@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 from redis.asyncio import Redis
 
@@ -45,9 +46,7 @@ async def test_what_another_program_let_lie_is_taken_over_and_what_it_touches_is
     await watched.do("XCLAIM", stream, "group", _OTHER, 0, ids[2], "JUSTID")  # idle for less than a minute
 
     async def touch() -> None:
-        count = 1
-        while True:  # as another program of its group would: seen idle for long each time, but changed
-            count = 3 - count
+        for count in itertools.count(2):  # seen idle for long each time, but never twice at the same count
             await watched.do(
                 "XCLAIM", stream, "group", _OTHER, 0, ids[1], "IDLE", _LONG_AGO, "RETRYCOUNT", count, "JUSTID"
             )
