@@ -1,6 +1,7 @@
 """Turns the first SIGTERM or SIGINT into a drain with a limit, and the second into the end.
 
-The limit holds whatever the event loop, a thread or a log pipe does: a thread of its own keeps it.
+The limit holds whatever the event loop, a thread or a log pipe does: a thread of its own keeps it. Another
+hears the signals while the main thread is in a call that Python cannot interrupt.
 """
 
 from __future__ import annotations
@@ -32,22 +33,26 @@ class Signals:
 
     def __init__(self, shutdown_timeout: float) -> None:
         self._limit = shutdown_timeout + _GRACE
-        # Counted in one step: the second signal may come while the handler of the first is at work.
-        self._received = itertools.count(1)
+        # Each signal is heard of twice, by the handler and by the thread, and either may miss one. They count
+        # for themselves, in one step: the second may come while the handler of the first is at work.
+        self._handled = itertools.count(1)
+        self._heard = itertools.count(1)
         self._begun = threading.Event()
         self._over = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._writing: int | None = None
 
     def __enter__(self) -> Signals:
         # Handlers of Python's own, not of the loop: those do not run while a handler blocks the loop.
         self._before = {signum: signal.signal(signum, self._on_signal) for signum in CAUGHT}
+        # A process that a handler forks is to die of SIGTERM, from the first moment, and its signals are not ours.
+        os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=self._let_go)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        self._put_back()
         # Once told to end, the process has its limit to the last: a thread of the user's may keep it from exiting.
         if not self._begun.is_set():
             self._over.set()
@@ -62,6 +67,12 @@ class Signals:
         self._loop = loop
         # Started here and not by the signal: starting a thread takes locks that the interrupted code may hold.
         threading.Thread(target=self._watch, name="streamworker-watchdog", daemon=True).start()
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        taken_from = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        # A copy: the number may be somebody else's once the loop has closed its own.
+        loops = os.dup(taken_from) if taken_from >= 0 else None
+        threading.Thread(target=self._listen, args=(reading, loops), name="streamworker-signals", daemon=True).start()
 
     def begin(self) -> None:
         """Drain as after a first signal, without counting as one; may be called from any thread."""
@@ -72,9 +83,42 @@ class Signals:
             self._loop.call_soon_threadsafe(self._stop.set)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if next(self._received) > 1:
+        self._obey(signum, next(self._handled))
+
+    def _listen(self, reading: int, loops: int | None) -> None:
+        """Hear of signals at once, and pass them on to the event loop if it wants to (uvloop does).
+
+        Python calls a signal's handler when the main thread is back from the call that it is in. Most calls are
+        interrupted, but not all that C libraries make, and none that begins just after the signal.
+        """
+        while signums := os.read(reading, 64):
+            if loops is not None:
+                with suppress(OSError):
+                    os.write(loops, signums)
+            for signum in signums:
+                if signum in CAUGHT:
+                    self._obey(signum, next(self._heard))
+        os.close(reading)
+        if loops is not None:
+            os.close(loops)
+
+    def _obey(self, signum: int, count: int) -> None:
+        if count > 1:
             os._exit(128 + signum)
         self.begin()
+
+    def _let_go(self) -> None:
+        self._put_back()
+        _unblock()
+
+    def _put_back(self) -> None:
+        if self._writing is not None:
+            signal.set_wakeup_fd(-1)  # whose ever it is now: a loop's own is closed by now, or of another process
+            os.close(self._writing)
+            self._writing = None
+        while self._before:
+            signum, handler = self._before.popitem()
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
 
     def _watch(self) -> None:
         self._begun.wait()
@@ -89,6 +133,14 @@ class Signals:
             reason="the drain did not end in time: a handler blocks the event loop, or does not return",
             seconds=self._limit,
         )
+
+
+def _block() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)
 
 
 @contextmanager

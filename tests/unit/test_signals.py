@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -16,7 +16,7 @@ from streamworker.signals import Signals, when_closed
 from tests.waiting import wait_until_sync
 
 PROGRAM = """
-import asyncio, os, signal, sys, threading, time
+import asyncio, ctypes, os, signal, sys, threading, time
 from streamworker.signals import Signals, end_now, when_closed
 
 def say(text):
@@ -35,6 +35,13 @@ async def idle(stop):
 async def blocked(stop):
     say("ready")
     time.sleep(60)
+
+async def deaf(stop):
+    # Waits for a lock as a C library does: no signal interrupts that, so Python's handlers do not run.
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    say("ready")
+    libc.pthread_mutex_lock(mutex)
 
 async def spinning(stop):
     say("ready")
@@ -67,6 +74,30 @@ async def full_pipe(stop):
     say("ready")
     await stop.wait()
     end_now(4, lambda: os.write(writing, b"x" * 10_000_000))
+
+async def forked(stop):
+    if not (child := os.fork()):
+        time.sleep(60)
+    os.kill(child, signal.SIGTERM)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+    await asyncio.sleep(0.1)
+    assert not stop.is_set()
+    say("ready")
+    await stop.wait()
+    say("drained")
+
+async def own_signal(stop):
+    told = asyncio.Event()
+    if sys.argv[4] == "the loop's":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.set)
+    else:
+        wake = asyncio.get_running_loop().call_soon_threadsafe
+        signal.signal(signal.SIGUSR1, lambda signum, frame: wake(told.set))
+    say("ready")
+    await told.wait()
+    say("told")
+    await stop.wait()
+    say("drained")
 
 async def orphan(stop):
     when_closed(0, signals.begin)
@@ -102,6 +133,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
@@ -117,7 +149,8 @@ def running(*words: str) -> Iterator[Running]:
     try:
         yield program
     finally:
-        program.process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(program.process.pid, signal.SIGKILL)  # what it has forked holds its pipes open
         program.process.communicate()
 
 
@@ -134,7 +167,7 @@ def test_the_first_signal_wakes_an_idle_loop_and_drains(loop: str, signum: signa
 
 
 @both_loops
-@pytest.mark.parametrize("body", ["blocked", "spinning", "endless"])
+@pytest.mark.parametrize("body", ["blocked", "deaf", "spinning", "endless"])
 def test_a_drain_that_does_not_end_is_ended_with_4_and_says_why(loop: str, body: str) -> None:
     with running(loop, body, "0.1") as program:
         begun = time.monotonic()
@@ -146,7 +179,7 @@ def test_a_drain_that_does_not_end_is_ended_with_4_and_says_why(loop: str, body:
 
 
 @both_loops
-@pytest.mark.parametrize("body", ["blocked", "spinning", "endless"])
+@pytest.mark.parametrize("body", ["blocked", "deaf", "spinning", "endless"])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_ends_the_process_at_once(loop: str, body: str, second: signal.Signals) -> None:
     with running(loop, body, "60") as program:
@@ -167,6 +200,25 @@ def pending(pid: int, signum: int) -> bool:
     with open(f"/proc/{pid}/status") as status:
         masks = dict(line.split(":\t") for line in status.read().splitlines() if line.startswith(("SigPnd", "ShdPnd")))
     return any(int(mask, 16) >> (signum - 1) & 1 for mask in masks.values())
+
+
+@both_loops
+@pytest.mark.parametrize("kind", ["the loop's", "Python's"])
+def test_a_signal_of_the_users_own_is_heard_by_an_idle_loop(loop: str, kind: str) -> None:
+    with running(loop, "own_signal", "60", kind) as program:
+        wait_until_sync(lambda: waits_for_events(program.process.pid))
+        program.process.send_signal(signal.SIGUSR1)
+        assert program.process.stdout is not None
+        assert program.process.stdout.readline() == "told\n"
+        program.process.send_signal(signal.SIGTERM)
+        assert program.end() == (0, "drained\n")
+
+
+@both_loops
+def test_a_forked_process_dies_of_a_signal_and_its_parent_does_not_hear_of_it(loop: str) -> None:
+    with running(loop, "forked", "60") as program:
+        program.process.send_signal(signal.SIGTERM)
+        assert program.end() == (0, "drained\n")
 
 
 def test_a_signal_before_anything_has_started_ends_the_process_with_0() -> None:
