@@ -17,7 +17,7 @@ from tests.faults.proxy import FaultProxy
 from tests.programs import Program
 
 COMMANDS: Final = 5.0  # a second and worker, heartbeats apart
-CONNECTIONS: Final = 3.0  # likewise, those of heartbeats included
+CONNECTIONS: Final = 4.0  # likewise, those of heartbeats included: with a lease of 2 s they come 2.5 times a second
 LINES: Final = 0.5  # likewise
 CPU: Final = 0.2  # of a core
 _FIRST_TRIES: Final = 1.5  # seconds

@@ -15,6 +15,7 @@ from tests.waiting import wait_until
 
 _KILL = "os._exit(9)"
 _MOST = 5
+_SUSPECT_FROM = 3  # this delivery and later ones are run alone
 _LEASE = 3.0
 
 
@@ -127,7 +128,10 @@ async def _convicted(stage: Stage, workers: Program, killers: set[int], publishe
         assert letter.facts["sw-deliveries"] == str(_MOST)
         assert f"its worker died {_MOST} times" in letter.reason
     for i in killers:
-        assert stage.deliveries(i) == list(range(1, _MOST + 1))
+        # In company, one killer may strike before the handler of the other has started; alone, none can.
+        in_company = _SUSPECT_FROM - 1 if len(killers) > 1 else 0
+        assert stage.deliveries(i)[-_MOST + in_company :] == list(range(1 + in_company, _MOST + 1))
+        assert len(stage.deliveries(i)) <= _MOST
     ends = Counter(event.words[1] for event in stage.of("end"))
     assert len(ends) == published - len(killers)
     await stage.all_is_settled(letters=len(killers))
