@@ -1,0 +1,143 @@
+"""Measures: how a scenario is carried out once, for one subject. Each gives a value, and what else was seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+from redis.exceptions import ResponseError
+
+from benchmarks.bench import Bench, Failed, Subject
+
+Result: TypeAlias = dict[str, Any]
+Measure: TypeAlias = Callable[[Bench, Subject, Mapping[str, Any]], Result]
+
+_FIRST_TRY: Final = 3_000  # messages; they tell how many make a measurement
+_MOST: Final = 2_000_000
+_PATIENCE: Final = 60.0  # seconds
+_PACER: Final = Subject("pacer", "pacer.py")
+
+
+def drain(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
+    """How fast a backlog is handled, in messages per second."""
+
+    def once(messages: int) -> Result:
+        bench.fill(subject, {**job, "messages": messages})
+        return bench.run(subject, {"do": "drain", **job, "messages": messages})
+
+    return _sized(bench, subject, job, once)
+
+
+def publish(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
+    """How fast messages are published, in messages per second."""
+
+    def once(messages: int) -> Result:
+        bench.client.flushall()
+        return bench.run(subject, {"do": "publish", **job, "messages": messages})
+
+    return _sized(bench, subject, job, once)
+
+
+def together(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
+    """How fast several processes handle what is put in while they wait for it, in messages per second."""
+    bench.client.flushall()
+    workers = [bench.start(subject, {"do": "drain", **job, "messages": None}) for _ in range(subject.workers)]
+    wait_for(lambda: _consumers(bench) == subject.workers, "the workers have joined the group")
+    bench.run(subject, {**job, "do": "fill"}, subject.filler)
+    wait_for(lambda: _left(bench) == 0, "everything is handled")
+    results = [worker.result() for worker in workers]
+    handled = sum(one["count"] for one in results)
+    if handled != job["messages"]:
+        raise Failed(f"{handled} of {job['messages']} messages were handled")
+    return {
+        "value": handled / (max(one["ended"] for one in results) - min(one["begun"] for one in results)),
+        "rss": max(one["rss"] for one in results),
+    }
+
+
+def latency(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
+    """The time from when a message was due to be published until its handler starts, in seconds."""
+    messages = int(job["rate"] * bench.seconds)
+    bench.client.flushall()
+    worker = bench.start(subject, {**job, "do": "latency", "messages": messages})
+    try:
+        wait_for(lambda: _consumers(bench) == 1, "the worker has joined the group")
+        pacer = bench.run(_PACER, {**job, "messages": messages})
+        result = worker.result()
+    finally:
+        worker.kill()
+    return {**result, "value": result["p50"], "late": pacer["late"]}
+
+
+def takeover(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
+    """How fast the entries of a dead consumer are handled once they are claimed, in messages per second."""
+    bench.fill(subject, job)
+    holder = bench.start(subject, {"do": "drain", **job, "wait": 3600.0, "prefetch": job["messages"]})
+    wait_for(lambda: _pending(bench) == job["messages"], "the first worker holds everything")
+    holder.kill()
+    result = bench.run(subject, {"do": "drain", **job})
+    return {**result, "value": result["rate"]}
+
+
+def idle(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
+    """The share of a processor that a worker uses that has nothing to do."""
+    bench.client.flushall()
+    worker = bench.start(subject, {**job, "do": "drain", "messages": None})
+    try:
+        wait_for(lambda: _consumers(bench, job) == 1, "the worker has joined the groups")
+        time.sleep(2.0)  # the start is over
+        begun, used = time.monotonic(), worker.cpu
+        time.sleep(5 * bench.seconds)
+        share = (worker.cpu - used) / (time.monotonic() - begun)
+    finally:
+        worker.kill()
+    return {"value": share}
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Look until it is so.
+
+    Raises:
+        Failed: after a minute.
+    """
+    end = time.monotonic() + _PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            raise Failed(f"not within {_PATIENCE:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+def _sized(bench: Bench, subject: Subject, job: Mapping[str, Any], once: Callable[[int], Result]) -> Result:
+    """Carry it out with as many messages as take the wanted time; the first of the rounds finds out how many."""
+    if "messages" in job:
+        result = once(job["messages"])
+    else:
+        key = f"{once.__qualname__} {subject.name} {job}"
+        if key not in bench.paces:
+            bench.paces[key] = once(_FIRST_TRY)["rate"]
+        result = once(min(_MOST, max(_FIRST_TRY, int(bench.paces[key] * bench.seconds))))
+    return {**result, "value": result["rate"]}
+
+
+def _groups(bench: Bench, job: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    many = (job or {}).get("streams", 1)
+    found = []
+    for name in ["bench"] if many == 1 else [f"bench-{number}" for number in range(many)]:
+        try:
+            found += bench.client.xinfo_groups(name)
+        except ResponseError:  # no stream yet
+            found.append({"consumers": 0, "pending": 0, "lag": None})
+    return found
+
+
+def _consumers(bench: Bench, job: Mapping[str, Any] | None = None) -> int:
+    return min(int(group["consumers"]) for group in _groups(bench, job))
+
+
+def _pending(bench: Bench) -> int:
+    return sum(int(group["pending"]) for group in _groups(bench))
+
+
+def _left(bench: Bench) -> int:
+    return sum(int(group["pending"]) + int(group["lag"] or 0) for group in _groups(bench))
