@@ -219,7 +219,7 @@ class Acquirer:
     def _bring_in(self, deliveries: list[Delivery]) -> None:
         if not deliveries:
             return
-        new = [delivery for delivery in deliveries if self._state.flight.add(delivery)]
+        new = self._state.flight.add_all(deliveries)
         self._state.counts.delivered += len(new)
         self._desk.accept(new)
 

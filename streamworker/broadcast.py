@@ -113,7 +113,7 @@ class Broadcast:
             if self._takes(delivery.fields):
                 self.flight.add(delivery)
                 self.counts.delivered += 1
-                self._slots.add(delivery)
+                self._slots.add([delivery])
         self._slots.wake()
 
     def _takes(self, fields: list[bytes]) -> bool:

@@ -202,13 +202,16 @@ class Consumer:
 
     def accept(self, deliveries: list[Delivery]) -> None:
         """Take deliveries that are in flight now, and start what may start."""
+        if self._routes.for_all is not None:
+            self._slots[self._routes.for_all.handler.type].add(deliveries)
+            return self.wake()
         for delivery in deliveries:
             invocation = self._routes.find(delivery.fields)
             if invocation is None:
                 self._failing.unrouted(delivery)
             else:
-                self._slots[invocation.handler.type].add(delivery)
-        self.wake()
+                self._slots[invocation.handler.type].add([delivery])
+        return self.wake()
 
     def buffered(self) -> int:
         """How many deliveries wait for a slot."""

@@ -1,4 +1,7 @@
-"""Running a handler's coroutine inside a slot's task: its context, its cancellations, its part of a traceback."""
+"""Running a handler's coroutine inside a slot's task: its context, its cancellations, its part of a traceback.
+
+Each message has a context of its own: what a handler sets there, the next message of the slot must not see.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,33 @@ from collections.abc import Coroutine, Generator
 from contextlib import suppress
 from contextvars import Context
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
+
+ENDED: Final = object()
+
+
+def first_step(context: Context, coroutine: Coroutine[Any, Any, object]) -> object:
+    """Begin ``coroutine`` in ``context``; gives what it waits for, or ENDED if it has ended without waiting."""
+    try:
+        return context.run(coroutine.send, None)
+    except StopIteration:
+        return ENDED
 
 
 @types.coroutine
-def in_context(context: Context, coroutine: Coroutine[Any, Any, object]) -> Generator[Any, Any, object]:
-    """Await ``coroutine`` with its steps run in ``context``, in the task that is running.
-
-    What it sets stays there: the next message of the slot must not see it.
-    """
+def further_steps(
+    context: Context, coroutine: Coroutine[Any, Any, object], awaited: object
+) -> Generator[Any, Any, object]:
+    """Await the rest of ``coroutine`` with its steps run in ``context``, in the task that is running."""
     run = context.run
     try:
-        yielded = run(coroutine.send, None)
         while True:
             try:
-                value = yield yielded
+                value = yield awaited
             except BaseException as exc:  # noqa: BLE001  (whatever is thrown in is the coroutine's)
-                yielded = run(coroutine.throw, exc)
+                awaited = run(coroutine.throw, exc)
             else:
-                yielded = run(coroutine.send, value)
+                awaited = run(coroutine.send, value)
     except StopIteration as stop:
         return stop.value
 

@@ -68,6 +68,19 @@ class Flight:
     def names(self) -> set[EntryName]:
         return {(key, id) for key, table in self._tables.items() for id in table}
 
+    def add_all(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """As ``add``; returns those that were not in flight."""
+        tables, new = self._tables, []
+        for delivery in deliveries:
+            table = tables[delivery.key]
+            if delivery.id not in table:
+                table[delivery.id] = delivery
+                self._count += 1
+                new.append(delivery)
+            elif self.add(delivery):
+                new.append(delivery)
+        return new
+
     def add(self, delivery: Delivery) -> bool:
         """Take a delivery in; False if the entry is in flight already, which only renews its count.
 
@@ -88,12 +101,19 @@ class Flight:
 
     def remove(self, delivery: Delivery) -> None:
         """It is settled, or somebody else's; removing it twice does nothing."""
-        table = self._tables[delivery.key]
-        if table.get(delivery.id) is delivery:
-            del table[delivery.id]
-            self._count -= 1
-            self._removed += 1
-            self._space.set()
+        self.remove_all((delivery,))
+
+    def remove_all(self, deliveries: Iterable[Delivery]) -> None:
+        """As ``remove``."""
+        tables, removed = self._tables, 0
+        for delivery in deliveries:
+            table = tables[delivery.key]
+            if table.get(delivery.id) is delivery:
+                del table[delivery.id]
+                removed += 1
+        self._count -= removed
+        self._removed += removed
+        self._space.set()
 
     @property
     def window(self) -> int:

@@ -48,22 +48,26 @@ class Invocation:
 class Routes:
     """Which handler of a group takes an entry.
 
+    Attributes:
+        group: the group.
+        invocations: of all its handlers.
+        for_all: the one that takes every entry; None where it depends.
+
     Raises:
         ConfigError: a handler cannot be compiled.
     """
 
-    __slots__ = ("_by_type", "_default", "group", "invocations")
+    __slots__ = ("_by_type", "_default", "for_all", "group", "invocations")
 
     def __init__(self, group: Group) -> None:
         self.group = group
         self.invocations = tuple(compile(handler) for handler in group.handlers)
         self._by_type = {one.handler.type.encode(): one for one in self.invocations if one.handler.type is not None}
         self._default = next((one for one in self.invocations if one.handler.type is None), None)
+        self.for_all = None if self._by_type else self._default
 
     def find(self, fields: list[bytes]) -> Invocation | None:
         """The invocation that takes an entry with these flat fields; None if the entry is unrouted."""
-        if not self._by_type:
-            return self._default
         kind = field(fields, b"type")
         return self._default if kind is None else self._by_type.get(kind, self._default)
 

@@ -33,7 +33,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     size: int
 
 
-class Delivery(msgspec.Struct, eq=False):
+class Delivery(msgspec.Struct, eq=False, gc=False):
     """One delivery as the runtime holds it while it is in flight.
 
     Attributes:

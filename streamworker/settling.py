@@ -97,7 +97,11 @@ class Settling:
         """An audit that began after doubt number ``doubts`` lists what is pending here."""
         for delivery in [delivery for delivery in self._done if (delivery.key, delivery.id) not in own]:
             self._done.remove(delivery)
-            self._acked(delivery, mine=False)
+            self._flight.remove(delivery)
+            if self._was_unknown(delivery):
+                self._counts.acked += 1
+            else:
+                self._counts.lost += 1
         self._resolved = doubts
         if not self.in_doubt:
             self._sure.set()
@@ -188,21 +192,15 @@ class Settling:
             return True
         if answer is True or isinstance(answer, GroupMissing):
             self._acks_refused.ended()
-            for delivery in acks:
-                self._acked(delivery, mine=True)
+            if self._unknown:
+                self._unknown.difference_update((delivery.key, delivery.id) for delivery in acks)
+            self._flight.remove_all(acks)
+            self._counts.acked += len(acks)
             return True
         self._acks_refused.began(str(answer))
         self._done.extend(acks)
         self.doubt()  # some may have been taken: the audit that follows says what is still pending
         return False
-
-    def _acked(self, delivery: Delivery, mine: bool) -> None:
-        unknown = self._was_unknown(delivery)
-        self._flight.remove(delivery)
-        if mine or unknown:
-            self._counts.acked += 1
-        else:
-            self._counts.lost += 1
 
     def _take_result(self, settlement: Settlement, result: bool | BrokerError) -> None:
         if isinstance(result, BrokerError) and not isinstance(result, GroupMissing):

@@ -9,11 +9,12 @@ from time import monotonic
 from types import FrameType
 from typing import Final
 
-from streamworker.coroutine import in_context
+from streamworker.coroutine import first_step, further_steps
 from streamworker.describe import place
 from streamworker.logs import current, log
 
 _LONG: Final = 2.0  # seconds without a turn of the loop that are told; it says so every half second
+_STEPS: Final = (first_step.__code__, further_steps.__code__)
 _OVERSLEPT: Final = 1.0  # seconds: the whole process was stopped, or had no processor
 
 
@@ -66,7 +67,7 @@ def _handler_in(frame: FrameType | None) -> tuple[str, FrameType | None]:
     """The handler whose step this stack is in, and its own frame; "" if it is in none."""
     inner = None
     while frame is not None:
-        if frame.f_code is in_context.__code__:
+        if frame.f_code in _STEPS:
             message = frame.f_locals["context"].get(current)
             return getattr(message, "handler", ""), inner
         inner, frame = frame, frame.f_back

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
@@ -17,9 +18,11 @@ from streamworker.redisbroker.faults import Asked, Elsewhere, Moved, classify
 from streamworker.redisbroker.topology import Topology
 
 Argument: TypeAlias = bytes | str | int
-Command: TypeAlias = Sequence[Argument]
+Command: TypeAlias = tuple[Argument, ...]
 
 _LATE: Final = 0.25  # seconds
+# In C; the driver's own asyncio connection packs in Python, argument by argument.
+_pack: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # it says one argument
 
 
 class Script:
@@ -191,7 +194,7 @@ class Link:
         assert connection is not None
         try:
             async with _limit(self._timeout + block, lambda: self._heard):
-                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                await connection.send_packed_command(b"".join(map(_pack, commands)), check_health=False)
                 return [await _reply(connection) for _ in commands]
         except (RedisError, OSError, TimeoutError, EOFError) as error:
             failure = classify(error)

@@ -40,7 +40,7 @@ async def group(redis: Redis, stream: str) -> AsyncIterator[Watched]:
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not end after its timeout is given up soon."""
-    monkeypatch.setattr("streamworker.slots._GRACE", 0.2)
+    monkeypatch.setattr("streamworker.sweeper._GRACE", 0.2)
 
 
 # --- a handler that always fails

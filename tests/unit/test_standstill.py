@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from streamworker.coroutine import in_context
+from streamworker.coroutine import ENDED, first_step, further_steps
 from streamworker.logs import current
 from streamworker.message import Delivery
 from streamworker.standstill import Standstill
@@ -32,26 +32,34 @@ def look(standstill: Standstill, ahead: float, overslept: float = 0.0) -> thread
     return thread
 
 
-async def in_a_handler(block: Any) -> None:
-    """``block()`` as the step of a handler called "charge"."""
+async def in_a_handler(block: Any, steps_before: int = 0) -> None:
+    """``block()`` as a step of a handler called "charge"."""
 
     async def handler() -> None:
+        for _ in range(steps_before):
+            await asyncio.sleep(0)
         block()
 
     context = copy_context()
     delivery = Delivery(b"orders", b"1-0", b"1-0", [b"data", b"1"], 1)
     context.run(current.set, InHand("charge", "orders", "group", delivery))
-    await in_context(context, handler())
+    coroutine = handler()
+    awaited = first_step(context, coroutine)
+    if awaited is not ENDED:
+        await further_steps(context, coroutine, awaited)
 
 
-async def test_the_handler_and_its_line_are_named_once_and_then_the_end(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("steps_before", [0, 1, 3])
+async def test_the_handler_and_its_line_are_named_once_and_then_the_end(
+    steps_before: int, caplog: pytest.LogCaptureFixture
+) -> None:
     standstill = Standstill()
 
     def block() -> None:
         for _ in range(2):
             look(standstill, 10.0).join()
 
-    await in_a_handler(block)
+    await in_a_handler(block, steps_before)
     await wait_until(lambda: events(caplog, "loop.blocked"))
     standstill.turned()
     standstill.look(time.monotonic(), 0.0)
