@@ -34,10 +34,28 @@ class Outcome:
 
     def meets(self, goal: Goal) -> bool | None:
         """Whether a goal is reached; None if it was not measured."""
-        ratio = self.ratio(goal.subject.name, goal.than.name, goal.of)
-        if ratio is None:
+        found = self.found(goal)
+        if found is None:
             return None
-        return ratio >= goal.ratio if self.scenario.better == "more" else ratio <= goal.ratio
+        return found >= goal.bound if self._is_least(goal) else found <= goal.bound
+
+    def found(self, goal: Goal) -> float | None:
+        """What a goal's bound is held against; None if it was not measured."""
+        if goal.than is None:
+            return self.median(goal.subject.name, goal.of)
+        return self.ratio(goal.subject.name, goal.than.name, goal.of)
+
+    def _is_least(self, goal: Goal) -> bool:
+        return self.scenario.better == "more" and goal.than is not None
+
+    def told(self, goal: Goal) -> str:
+        """A line about a goal."""
+        found = self.found(goal)
+        what = goal.subject.name if goal.of == "value" else f"{goal.subject.name}, {goal.of}"
+        than = "" if goal.than is None else f" of {goal.than.name}"
+        sign = ">=" if self._is_least(goal) else "<="
+        verdict = "not measured" if found is None else "met" if self.meets(goal) else "MISSED"
+        return f"  {what}: {found or 0:.4g} {sign} {goal.bound:.4g}{than}: {verdict}"
 
     def facts(self) -> dict[str, Any]:
         """For JSON."""
@@ -50,10 +68,10 @@ class Outcome:
             "goals": [
                 {
                     "subject": goal.subject.name,
-                    "than": goal.than.name,
+                    "than": goal.than.name if goal.than is not None else None,
                     "of": goal.of,
-                    "goal": goal.ratio,
-                    "ratio": self.ratio(goal.subject.name, goal.than.name, goal.of),
+                    "bound": goal.bound,
+                    "found": self.found(goal),
                     "met": self.meets(goal),
                 }
                 for goal in self.scenario.goals
@@ -78,15 +96,7 @@ def table(outcome: Outcome) -> str:
         if outcome.median(subject.name, "p99") is not None:
             words += [f"{part} {_number(outcome.median(subject.name, part), 's')}" for part in ("p99", "p99.9")]
         lines.append(" ".join(words).rstrip())
-    for goal in scenario.goals:
-        ratio, met = outcome.ratio(goal.subject.name, goal.than.name, goal.of), outcome.meets(goal)
-        if ratio is not None:
-            what = "" if goal.of == "value" else f" {goal.of}"
-            sign = ">=" if scenario.better == "more" else "<="
-            verdict = "met" if met else "MISSED"
-            lines.append(
-                f"  {goal.subject.name}{what}: {ratio:.2f} {sign} {goal.ratio:g} of {goal.than.name}: {verdict}"
-            )
+    lines += [outcome.told(goal) for goal in scenario.goals]
     return "\n".join(lines)
 
 

@@ -18,17 +18,25 @@ TIMEOUT: Final = replace(OURS, name="streamworker, timeout", options={"timeout":
 TWO: Final = replace(OURS, name="streamworker, 2 workers", workers=2)
 REDIS_PY: Final = Subject("redis-py", "bare.py")
 PIPELINE: Final = Subject("pipeline by hand", "bare.py", options={"do": "publish_many"})
+NEW: Final = replace(OURS, name="streamworker, new entries", options={"new": True})
 IN_BULK: Final = replace(OURS, options={"do": "publish_many"})
 PEERS: Final[tuple[Subject, ...]] = ()
 
 
 @dataclass(frozen=True)
 class Goal:
-    """``subject`` is to reach ``ratio`` times what ``than`` does, or less than that where less is better."""
+    """What is to come of a scenario.
+
+    Attributes:
+        subject: who is to reach it.
+        than: who it is compared to; None for an absolute figure.
+        bound: the least ratio, or the most where less is better; of an absolute figure, the most.
+        of: what is compared.
+    """
 
     subject: Subject
-    than: Subject
-    ratio: float
+    than: Subject | None
+    bound: float
     of: str = "value"
 
 
@@ -96,7 +104,8 @@ SCENARIOS: Final = (
     _latency("latency-10000", "latency at 10,000 messages/s", 10_000),
     _latency("latency-100000", "latency at 100,000 messages/s", 100_000),
     Scenario(
-        "takeover", "entries of a dead consumer", measures.takeover, (OURS,), {"messages": 100_000, "concurrency": 100}
+        "takeover", "entries of a dead consumer", measures.takeover, (NEW, OURS),
+        {"messages": 100_000, "concurrency": 100}, goals=(Goal(OURS, NEW, 0.3),),
     ),
     Scenario(
         "workers", "200 µs of processor time a message", measures.together, (OURS, TWO),
@@ -107,7 +116,16 @@ SCENARIOS: Final = (
     Scenario("body-100", "bodies of 100 B", measures.drain, (BARE, OURS, *PEERS), {"body": 100}),
     Scenario("body-10k", "bodies of 10 kB", measures.drain, (BARE, OURS, *PEERS), {"body": 10_000}),
     Scenario("body-1m", "bodies of 1 MB", measures.drain, (BARE, OURS, *PEERS), {"body": 1_000_000, "messages": 500}),
-    Scenario("backlog", "a backlog of 1,000,000", measures.drain, (BARE, OURS), {"messages": 1_000_000}),
-    Scenario("idle-1", "an idle worker, one stream", measures.idle, (OURS,), {}, "of a core", "less"),
-    Scenario("idle-100", "an idle worker, 100 streams", measures.idle, (OURS,), {"streams": 100}, "of a core", "less"),
+    Scenario(
+        "backlog", "a backlog of 1,000,000", measures.drain, (BARE, OURS), {"messages": 1_000_000},
+        goals=(Goal(OURS, None, 80e6, "rss"),),
+    ),
+    Scenario(
+        "idle-1", "an idle worker, one stream", measures.idle, (OURS,), {}, "of a core", "less",
+        goals=(Goal(OURS, None, 0.003),),
+    ),
+    Scenario(
+        "idle-100", "an idle worker, 100 streams", measures.idle, (OURS,), {"streams": 100}, "of a core", "less",
+        goals=(Goal(OURS, None, 0.03),),
+    ),
 )  # fmt: skip
