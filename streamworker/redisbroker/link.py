@@ -145,11 +145,13 @@ class Link:
         await self._ready()
         known = self._known  # of this connection: the first use sends the source
         commands = [(s.by_name if s.sha in known else s.in_full)(keys, arguments) for s, keys, arguments in calls]
-        replies = await self._exchange(commands, 0.0)
+        replies = await self._exchange(commands, 0.0, whole_entries=True)
         known.update(s.sha for s, _, _ in calls)
         unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:  # after SCRIPT FLUSH
-            again = await self._exchange([calls[at][0].in_full(*calls[at][1:]) for at in unknown], 0.0)
+            again = await self._exchange(
+                [calls[at][0].in_full(*calls[at][1:]) for at in unknown], 0.0, whole_entries=True
+            )
             for at, reply in zip(unknown, again, strict=True):
                 replies[at] = reply
         return await self._told(replies)
@@ -189,12 +191,14 @@ class Link:
         if self._place is not None:
             self._topology.failed(self._place, error)
 
-    async def _exchange(self, commands: Sequence[Command], block: float) -> list[Any]:
+    async def _exchange(self, commands: Sequence[Command], block: float, whole_entries: bool = False) -> list[Any]:
         connection = self._connection
         assert connection is not None
+        # In C, every argument is copied three times: not where retries and dead letters carry megabytes.
+        packed = connection.pack_commands(commands) if whole_entries else b"".join(map(_pack, commands))
         try:
             async with _limit(self._timeout + block, lambda: self._heard):
-                await connection.send_packed_command(b"".join(map(_pack, commands)), check_health=False)
+                await connection.send_packed_command(packed, check_health=False)
                 return [await _reply(connection) for _ in commands]
         except (RedisError, OSError, TimeoutError, EOFError) as error:
             failure = classify(error)

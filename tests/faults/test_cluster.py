@@ -17,7 +17,7 @@ from streamworker.connect import RunOptions, run_worker
 from streamworker.errors import BrokerError, ConfigError
 from streamworker.redisbroker.broker import topology_of
 from streamworker.redisbroker.pulse import RedisPulse
-from tests.faults.topologies import Migration, ServerCluster, stream_names
+from tests.faults.topologies import Migration, ServerCluster, replicated_since, stream_names
 from tests.faults.traffic import Traffic
 from tests.running import burst
 from tests.servers import Server
@@ -42,6 +42,7 @@ async def test_a_primary_is_lost_and_only_its_streams_wait_for_the_failover(
     traffic = Traffic(names)
     old = cluster.of(names[0])
     async with traffic.flowing(cluster.url):
+        since = await asyncio.to_thread(replicated_since, old, 1, f"{{{names[0]}}}:probe")
         lost = monotonic()
         if how == "killed":
             old.kill()
@@ -51,7 +52,7 @@ async def test_a_primary_is_lost_and_only_its_streams_wait_for_the_failover(
         await traffic.goes_on(lost, streams=others)
         await wait_until(lambda: cluster.has_failed_over(names[0], old), 30, "a replica takes over")
         end = monotonic()
-        traffic.excuse(lost - 1, end)
+        traffic.excuse(since, end)
         await traffic.goes_on(end)
         if how == "frozen":
             old.resume()

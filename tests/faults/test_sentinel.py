@@ -13,7 +13,7 @@ from redis import Redis
 from streamworker import App, Reject
 from streamworker.connect import RunOptions, run_worker
 from streamworker.errors import BrokerError, ConfigError
-from tests.faults.topologies import Replicated, is_primary
+from tests.faults.topologies import Replicated, is_primary, replicated_since
 from tests.faults.traffic import SOON, Traffic
 from tests.running import burst
 from tests.servers import Server
@@ -40,9 +40,9 @@ async def test_the_primary_is_killed_and_everything_goes_on(replicated: Replicat
     traffic = Traffic([stream, f"{stream}-b"])
     old = replicated.primary()
     async with traffic.flowing(replicated.url):
-        killed = monotonic()
+        since = await asyncio.to_thread(replicated_since, old, 2)
         old.kill()
-        traffic.excuse(killed - 1, killed)
+        traffic.excuse(since, monotonic())
         await traffic.goes_on(await failed_over(replicated, old))
 
 
@@ -50,10 +50,10 @@ async def test_a_primary_that_freezes_and_comes_back_changes_nothing(replicated:
     traffic = Traffic([stream])
     old = replicated.primary()
     async with traffic.flowing(replicated.url):
-        frozen = monotonic()
+        since = await asyncio.to_thread(replicated_since, old, 2)
         old.pause()
         end = await failed_over(replicated, old)
-        traffic.excuse(frozen - 1, end)  # nothing that is asked for later may go to the old primary
+        traffic.excuse(since, end)  # nothing that is asked for later may go to the old primary
         await traffic.goes_on(end)
         old.resume()
         assert is_primary(old), "for a while it believes so still, and takes what it is given"

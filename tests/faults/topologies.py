@@ -6,7 +6,9 @@ import random
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 
+from redis import Redis
 from redis.crc import key_slot
 
 from tests.roles import as_role
@@ -27,6 +29,22 @@ sentinel failover-timeout main 3000
 # jumped: it does nothing for half a minute. The rest is so that they hear of each other sooner.
 _SWIFT = ("TILT-TRIGGER", "60000", "TILT-PERIOD", "1000", "PUBLISH-PERIOD", "500", "INFO-PERIOD", "1000")
 _NODE = ("--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no")  # a slot fails alone
+
+
+def replicated_since(primary: Server, replicas: int, probe: str = "probe") -> float:
+    """Wait until its replicas have all that it has acknowledged up to now; returns when that was asked.
+
+    Args:
+        primary: the server.
+        replicas: how many there are.
+        probe: a key that is its own, since WAIT goes by what its connection has written.
+    """
+    asked = monotonic()
+    with Redis(port=primary.port, socket_timeout=30.0) as redis:
+        redis.set(probe, "")
+        assert redis.wait(replicas, 20_000) == replicas
+        redis.delete(probe)
+    return asked
 
 
 class Replicated:
