@@ -101,8 +101,6 @@ async def publish_many(job: Job) -> None:
 
 def work() -> None:
     """Run the worker as ``streamworker run`` does, until the last message is handled."""
-    if job.messages is None:
-        threading.Thread(target=over_at_end_of_input, daemon=True).start()
     here = os.path.dirname(os.path.abspath(__file__))
     cli(["run", "with_streamworker:app", "--app-dir", here, "--redis", job.url, "--log-level", "error"])
 
@@ -116,6 +114,10 @@ if job.do in ("drain", "latency", "idle"):
         app.on(
             stream, concurrency=job.concurrency, timeout=job.timeout, prefetch=job.prefetch, retry=Backoff(first=0.05)
         )(handler)
+
+# The command line imports this file a second time: that one has the handlers that are called.
+if __name__ != "__main__" and job.messages is None:
+    threading.Thread(target=over_at_end_of_input, daemon=True).start()
 
 if __name__ == "__main__":
     if job.do == "publish":

@@ -19,6 +19,7 @@ from streamworker.redisbroker.packing import unpack
 
 MOVE_BYTES: Final = 2**20  # what a script moves per call at most: it holds up the whole server
 _PAGE: Final = 1000
+_RANGE: Final = 100
 _STRANGERS_PAGE: Final = 100
 _GAP: Final = 0.05  # seconds
 
@@ -156,21 +157,42 @@ class RedisGroupReader:
     async def fetch(self, names: Mapping[EntryName, int]) -> tuple[list[Delivery], int]:
         found: list[Delivery] = []
         gone: list[Command] = []
-        wanted = list(names.items())
+        wanted = list(names)
         while wanted:
-            page, wanted = wanted[: self._size.count(_PAGE)], wanted[self._size.count(_PAGE) :]
-            replies = await self._pipeline([("XRANGE", key, id, id) for (key, id), _ in page])
-            seen = [reply[0] for reply in replies if reply]
-            if seen:
-                sized(seen, self._size)
-            for ((key, id), count), reply in zip(page, replies, strict=True):
-                if reply:
-                    found.append(self._delivery(key, id, reply[0][1], count))
+            most = max(1, self._size.count(_PAGE) // 2)  # see _entries
+            page, wanted = wanted[:most], wanted[most:]
+            entries = await self._entries(page)
+            for name in page:
+                if name in entries:
+                    found.append(self._delivery(*name, entries[name], names[name]))
                 else:
-                    gone.append(("XACK", key, self._group, id))
+                    gone.append(("XACK", name[0], self._group, name[1]))
         if gone:
             await self._pipeline(gone)
         return found, len(gone)
+
+    async def _entries(self, names: list[EntryName]) -> dict[EntryName, list[bytes]]:
+        """The fields of those that are still in their stream.
+
+        What is pending together mostly stands together: so it is asked for by range, half as much again to allow for
+        entries in between, and then one by one what lies beyond that.
+        """
+        entries: dict[EntryName, list[bytes]] = {}
+        ranges: list[tuple[bytes, bytes, bytes, int]] = []
+        for key in self._both:
+            ids = [id for each, id in names if each == key]
+            parts = (ids[at : at + _RANGE] for at in range(0, len(ids), _RANGE))
+            ranges += [(key, part[0], part[-1], len(part) + len(part) // 2) for part in parts]
+        for _ in range(2):
+            replies = await self._pipeline([("XRANGE", *one[:3], "COUNT", one[3]) for one in ranges])
+            for (key, *_rest), reply in zip(ranges, replies, strict=True):
+                if reply:
+                    sized(reply, self._size)
+                    entries.update(((key, id), fields) for id, fields in reply)
+            ranges = [(key, id, id, 1) for key, id in names if (key, id) not in entries]
+            if not ranges:
+                break
+        return entries
 
     def _delivery(self, key: bytes, id: bytes, fields: list[bytes], count: int) -> Delivery:
         if key == self._keys.stream:

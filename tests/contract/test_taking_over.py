@@ -48,6 +48,28 @@ async def test_the_entries_of_a_dead_consumer_are_claimed_as_far_as_there_is_roo
     assert look.pending == {heir.name}
 
 
+@on_all_servers
+@pytest.mark.parametrize(
+    ("times", "mine", "others"), [(12, 250, 25), (40, 1, 20)], ids=["side by side", "far from each other"]
+)
+async def test_what_a_dead_consumer_leaves_is_claimed_in_order_with_more_told_until_the_last(
+    party: Party, stream: str, times: int, mine: int, others: int
+) -> None:
+    victim, heir = await party.joined(group_of(stream)), await party.joined(group_of(stream))
+    await party.publisher.publish_many(stream, range(times * (mine + others)))
+    read: list[int] = []
+    for _ in range(times):
+        read += bodies(await victim.read(mine))
+        await heir.read(others)
+    dead = await party.dead(victim, heir)
+    seen: list[int] = []
+    while len(seen) < len(read):
+        turn = await heir.turn(dead, room=700)
+        seen += bodies(turn.claims)
+        assert turn.more is (len(seen) < len(read)), f"after {len(seen)} of {len(read)}"
+    assert seen == read
+
+
 async def test_a_verdict_on_a_consumer_that_has_beaten_since_takes_nothing(party: Party, stream: str) -> None:
     victim, heir = await party.joined(group_of(stream)), await party.joined(group_of(stream))
     await party.publisher.publish(stream, 1)

@@ -22,6 +22,7 @@ _SCANNED: Final = 1000  # entries; a hundred take the server about 0.1 ms, for e
 # A claimed entry's count is what Redis now keeps. Suspects stay where they are.
 # Of a dead consumer's entries one call looks at SCANNED at most: the first page, for a suspect, and then from where
 # the last call of anybody stopped (`NAME~1`, `NAME~2` in the hash), so that what lies behind suspects is found too.
+# Where it passed something for which there was no room, the next one stops by again.
 # A dead consumer that has nothing left is deleted, with its heartbeat and marker.
 TURN: Final = Script(
     CLOCK
@@ -77,12 +78,22 @@ local function pending(key, start, count, victim)
   local found = redis.pcall('XPENDING', key, group, start, '+', count, victim)
   return found.err and {} or found
 end
+local function claim(which, ids, count)
+  if #ids == 0 then return end
+  local words = {'XCLAIM', KEYS[which], group, me, 0}
+  for _, id in ipairs(ids) do words[#words + 1] = id end
+  for _, word in ipairs({'RETRYCOUNT', count, 'JUSTID'}) do words[#words + 1] = word end
+  local found = redis.call(unpack(words))
+  for _, id in ipairs(found) do claims[#claims + 1] = {which, id, count} end
+  trimmed = trimmed + #ids - #found
+  room = room + #ids - #found
+end
 for at = 7, #ARGV, 2 do
   local victim, value = ARGV[at], ARGV[at + 1]
   local free, before = victim == 'released', #claims
   if free or (redis.call('HGET', KEYS[4], victim) or '') == value then
     for which = 1, 2 do
-      local start, place, scanned = '-', victim .. '~' .. which, 0
+      local start, place, scanned, passed = '-', victim .. '~' .. which, 0, false
       local resume = not free and redis.call('HGET', KEYS[4], place)
       local resumed = resume
       while (free or scanned < SCANNED) and (room > 0 or (not free and #suspect == 0)) do
@@ -92,26 +103,32 @@ for at = 7, #ARGV, 2 do
           scanned = 0
           break
         end
+        local ids, of, gone, was = {}, 0, trimmed, {more, passed}
         for _, p in ipairs(page) do
           local id, count = p[1], p[4] + 1
           if not free and count >= from then
             if #suspect == 0 then suspect = {which, id, victim, value} end
           elseif room > 0 then
-            if #redis.call('XCLAIM', KEYS[which], group, me, 0, id, 'RETRYCOUNT', count, 'JUSTID') == 0 then
-              trimmed = trimmed + 1
-            else
-              claims[#claims + 1] = {which, id, count}
-              room = room - 1
+            if count ~= of then
+              claim(which, ids, of)
+              ids, of = {}, count
             end
+            ids[#ids + 1] = id
+            room = room - 1
           else
-            more = 1
+            more, passed = 1, true
           end
         end
-        scanned = scanned + #page
-        start = '(' .. page[#page][1]
-        if resume then start, resume = resume, nil end
+        claim(which, ids, of)
+        if passed and trimmed > gone then  -- there is room again: once more, without what is gone
+          more, passed = was[1], was[2]
+        else
+          scanned = scanned + #page
+          start = '(' .. page[#page][1]
+          if resume then start, resume = resume, nil end
+        end
       end
-      if not free and scanned >= SCANNED then redis.call('HSET', KEYS[4], place, start) end
+      if not free and scanned >= SCANNED and not passed then redis.call('HSET', KEYS[4], place, start) end
     end
     local emptied = #claims > before or not free
     if emptied and #pending(KEYS[1], '-', 1, victim) == 0 and #pending(KEYS[2], '-', 1, victim) == 0 then
