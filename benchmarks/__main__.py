@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.bench import Bench, Failed
+from benchmarks.bench import SUBJECTS, Bench, Failed, Subject
 from benchmarks.report import Outcome, draw, table
-from benchmarks.scenarios import PEERS, SCENARIOS, Scenario
+from benchmarks.scenarios import SCENARIOS, Scenario
 from tests.servers import KINDS, Server
 
 
@@ -55,7 +55,7 @@ def main(
         finally:
             server.stop()
     if json_path is not None:
-        json_path.write_text(json.dumps(_facts(outcomes, kind), indent=1))
+        json_path.write_text(json.dumps(_facts(outcomes, kind, _versions(bench, outcomes)), indent=1))
     if picture is not None:
         draw(outcomes, picture)
     if at_least is not None:
@@ -67,7 +67,7 @@ def _measured(bench: Bench, scenario: Scenario, rounds: int, peers: bool) -> Out
     for number in range(rounds):
         found = {}
         for subject in scenario.subjects:
-            if subject.name in outcome.failures or (subject in PEERS and not peers):
+            if subject.name in outcome.failures or (subject.requires and not peers):
                 continue
             click.echo(f"\r{scenario.name}, round {number + 1} of {rounds}: {subject.name:<30}", err=True, nl=False)
             try:
@@ -79,11 +79,22 @@ def _measured(bench: Bench, scenario: Scenario, rounds: int, peers: bool) -> Out
     return outcome
 
 
-def _facts(outcomes: list[Outcome], kind: str) -> dict[str, object]:
+def _versions(bench: Bench, outcomes: list[Outcome]) -> dict[str, dict[str, str]]:
+    """What was installed for each peer that gave a result, and here."""
+    measured: dict[str, Subject] = {}
+    for outcome in outcomes:
+        for one in outcome.scenario.subjects:
+            if outcome.median(one.name) is not None:
+                measured.setdefault(one.name if one.requires else "streamworker", one)
+    return {name: bench.environments.versions(SUBJECTS / one.program, one.requires) for name, one in measured.items()}
+
+
+def _facts(outcomes: list[Outcome], kind: str, versions: dict[str, dict[str, str]]) -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
         "server": kind,
+        "versions": versions,
         "scenarios": {outcome.scenario.name: outcome.facts() for outcome in outcomes},
     }
 
@@ -91,7 +102,7 @@ def _facts(outcomes: list[Outcome], kind: str) -> dict[str, object]:
 def _judge(outcomes: list[Outcome], at_least: float) -> None:
     """End with 1 if a ratio is too small, or could not be measured."""
     for outcome in outcomes:
-        limit, *others = (one for one in outcome.scenario.subjects if one not in PEERS)
+        limit, *others = (one for one in outcome.scenario.subjects if not one.requires)
         for subject in others:
             ratio = outcome.ratio(subject.name, limit.name)
             if ratio is None or ratio < at_least:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from benchmarks.environments import interpreter
+from benchmarks.environments import Environments, NotInstalled
 
 SUBJECTS: Final = Path(__file__).parent / "subjects"
 _LONGEST: Final = 120.0  # seconds that a program may take
@@ -29,7 +29,7 @@ class Subject:
     Attributes:
         name: in tables.
         program: a file in ``subjects/``.
-        requires: what is installed for it; nothing for what runs in this environment.
+        requires: what is installed for it, a peer; nothing for what runs in this environment.
         filler: the program that fills its stream.
         options: of its job, besides those of the scenario.
         workers: processes that work together.
@@ -97,14 +97,23 @@ class Bench:
     def __init__(self, port: int, seconds: float) -> None:
         self.client = Redis(port=port)
         self.seconds = seconds
+        self.environments = Environments()
         self._url = f"redis://127.0.0.1:{port}/0"
         self.paces: dict[str, float] = {}  # messages in a second, as the first tries have shown
 
     def start(self, subject: Subject, job: Mapping[str, Any], program: str | None = None) -> Program:
-        """Start a subject's program, or another one in its environment."""
+        """Start a subject's program, or another one in its environment.
+
+        Raises:
+            Failed: its environment cannot be made.
+        """
         path = SUBJECTS / (program or subject.program)
         given = {**job, **({} if program else subject.options), "url": self._url}
-        return Program([*interpreter(path, subject.requires), str(path)], given)
+        try:
+            command = self.environments.command(path, subject.requires)
+        except NotInstalled as error:
+            raise Failed(str(error)) from None
+        return Program([*command, str(path)], given)
 
     def run(self, subject: Subject, job: Mapping[str, Any], program: str | None = None) -> dict[str, Any]:
         """Run a subject's program to its end and return its result."""

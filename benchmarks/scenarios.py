@@ -20,7 +20,31 @@ REDIS_PY: Final = Subject("redis-py", "bare.py")
 PIPELINE: Final = Subject("pipeline by hand", "bare.py", options={"do": "publish_many"})
 NEW: Final = replace(OURS, name="streamworker, new entries", options={"new": True})
 IN_BULK: Final = replace(OURS, options={"do": "publish_many"})
-PEERS: Final[tuple[Subject, ...]] = ()
+
+
+def _peer(name: str, file: str, *requires: str) -> Subject:
+    """A queue with a format of its own, which its own program fills."""
+    return Subject(name, file, requires=requires, filler=file)
+
+
+FASTSTREAM: Final = _peer("FastStream", "with_faststream.py", "faststream[redis]", "hiredis", "uvloop")
+STREAQ: Final = _peer("streaq", "with_streaq.py", "streaq", "uvloop")
+ARDIQ: Final = _peer("ardiq", "with_ardiq.py", "python>=3.12", "ardiq", "uvloop")
+BULLMQ: Final = _peer("BullMQ", "with_bullmq.mjs", "bullmq", "ioredis")
+PEERS: Final = (
+    BULLMQ,
+    ARDIQ,
+    FASTSTREAM,
+    _peer("taskiq", "with_taskiq.py", "taskiq", "taskiq-redis", "hiredis", "orjson", "uvloop"),
+    _peer("arq", "with_arq.py", "arq", "hiredis", "uvloop"),
+    # saq imports typing_extensions and does not ask for it.
+    _peer("saq", "with_saq.py", "saq[hiredis]", "orjson", "typing_extensions", "uvloop"),
+    _peer("dramatiq", "with_dramatiq.py", "dramatiq[redis]", "hiredis"),
+    STREAQ,
+)
+PEERS_IN_BULK: Final = tuple(
+    replace(one, options={"do": "publish_many"}) for one in (BULLMQ, ARDIQ, FASTSTREAM, STREAQ)
+)
 
 
 @dataclass(frozen=True)
@@ -90,15 +114,15 @@ SCENARIOS: Final = (
         "failures", "1 % of the handlers fail once", measures.drain, (BARE, OURS, *PEERS), {"fail_every": 100}
     ),
     Scenario(
-        "publish-1", "publishing from one task", measures.publish, (REDIS_PY, OURS), {"tasks": 1},
+        "publish-1", "publishing from one task", measures.publish, (REDIS_PY, OURS, *PEERS), {"tasks": 1},
         goals=(Goal(OURS, REDIS_PY, 0.8),),
     ),
     Scenario(
-        "publish-100", "publishing from 100 tasks", measures.publish, (REDIS_PY, OURS), {"tasks": 100},
+        "publish-100", "publishing from 100 tasks", measures.publish, (REDIS_PY, OURS, *PEERS), {"tasks": 100},
         goals=(Goal(OURS, REDIS_PY, 2.5),),
     ),
     Scenario(
-        "publish-many", "publishing in bulk", measures.publish, (PIPELINE, IN_BULK),
+        "publish-many", "publishing in bulk", measures.publish, (PIPELINE, IN_BULK, *PEERS_IN_BULK),
         goals=(Goal(IN_BULK, PIPELINE, 0.7),),
     ),
     _latency("latency-10000", "latency at 10,000 messages/s", 10_000),
