@@ -119,8 +119,14 @@ def _sized(bench: Bench, subject: Subject, job: Mapping[str, Any], once: Callabl
         key = f"{once.__qualname__} {subject.name} {job}"
         if key not in bench.paces:
             bench.paces[key] = _pace(once)
-        result = once(min(_MOST, max(_FIRST_TRIES[0], int(bench.paces[key] * bench.seconds))))
-        bench.paces[key] = max(bench.paces[key], result["rate"])
+
+        def at_pace() -> Result:
+            return once(min(_MOST, max(_FIRST_TRIES[0], int(bench.paces[key] * bench.seconds))))
+
+        result = at_pace()
+        if result["rate"] > 1.5 * bench.paces[key]:  # it had not got going in the tries
+            bench.paces[key] = result["rate"]
+            result = at_pace()
     return {**result, "value": result["rate"]}
 
 

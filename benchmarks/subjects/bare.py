@@ -22,6 +22,7 @@ from benchmarks.subjects.subject import Job, Meter, burn, percentiles, read_job,
 
 _COUNT = 512
 _CHUNK = 1000
+_AT_ONCE = 2**25  # bytes in one read: no read may hold all there is, or there is nothing between two of them to time
 
 
 async def connect(job: Job) -> AbstractConnection:
@@ -71,7 +72,7 @@ async def drain(job: Job, each: Callable[[bytes], Awaitable[object]] | None = No
         job.group,
         f"bare-{time.monotonic_ns()}",
         "COUNT",
-        _COUNT,
+        max(1, min(_COUNT, _AT_ONCE // job.body)),
         "BLOCK",
         1000,
     )

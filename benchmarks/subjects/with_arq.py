@@ -30,7 +30,7 @@ async def drain() -> dict[str, Any]:
         queue_name=job.name,
         redis_settings=settings,
         max_jobs=job.concurrency,
-        poll_delay=0.001,
+        poll_delay=0.0001,
         handle_signals=False,
         log_results=False,
     )

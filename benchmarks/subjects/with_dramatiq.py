@@ -31,6 +31,9 @@ def handle(body: dict[str, Any]) -> None:
 
 async def drain() -> dict[str, Any]:
     worker = dramatiq.Worker(broker, worker_threads=job.concurrency)
+    worker.queue_prefetch = max(
+        100, 2 * job.concurrency
+    )  # as dramatiq_queue_prefetch does; few threads starve on theirs
 
     async def run() -> None:
         worker.start()
