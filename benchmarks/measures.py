@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from benchmarks.bench import Bench, Failed, Subject
 
 Result: TypeAlias = dict[str, Any]
+_Once: TypeAlias = Callable[[Mapping[str, Any], int], Result]
 Measure: TypeAlias = Callable[[Bench, Subject, Mapping[str, Any]], Result]
 
 _FIRST_TRIES: Final = (1_500, 10_000)  # messages; they tell how many make a measurement
@@ -23,7 +24,7 @@ _PACER: Final = Subject("pacer", "pacer.py")
 def drain(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
     """How fast a backlog is handled, in messages per second."""
 
-    def once(messages: int) -> Result:
+    def once(job: Mapping[str, Any], messages: int) -> Result:
         bench.fill(subject, {**job, "messages": messages})
         return bench.run(subject, {"do": "drain", **job, "messages": messages})
 
@@ -33,7 +34,7 @@ def drain(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
 def publish(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
     """How fast messages are published, in messages per second."""
 
-    def once(messages: int) -> Result:
+    def once(job: Mapping[str, Any], messages: int) -> Result:
         bench.client.flushall()
         return bench.run(subject, {"do": "publish", **job, "messages": messages})
 
@@ -111,17 +112,20 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def _sized(bench: Bench, subject: Subject, job: Mapping[str, Any], once: Callable[[int], Result]) -> Result:
-    """Carry it out with as many messages as take the wanted time; the first of the rounds finds out how many."""
+def _sized(bench: Bench, subject: Subject, job: Mapping[str, Any], once: _Once) -> Result:
+    """Carry it out with as many messages as take the wanted time; the first of the rounds finds out how many.
+
+    It is found out without failures, or the wait for the last retries would be all that is measured.
+    """
     if "messages" in job:
-        result = once(job["messages"])
+        result = once(job, job["messages"])
     else:
         key = f"{once.__qualname__} {subject.name} {job}"
         if key not in bench.paces:
-            bench.paces[key] = _pace(once)
+            bench.paces[key] = _pace(once, {**job, "fail_every": 0})
 
         def at_pace() -> Result:
-            return once(min(_MOST, max(_FIRST_TRIES[0], int(bench.paces[key] * bench.seconds))))
+            return once(job, min(_MOST, max(_FIRST_TRIES[0], int(bench.paces[key] * bench.seconds))))
 
         result = at_pace()
         if result["rate"] > 1.5 * bench.paces[key]:  # it had not got going in the tries
@@ -130,11 +134,11 @@ def _sized(bench: Bench, subject: Subject, job: Mapping[str, Any], once: Callabl
     return {**result, "value": result["rate"]}
 
 
-def _pace(once: Callable[[int], Result]) -> float:
+def _pace(once: _Once, job: Mapping[str, Any]) -> float:
     """Messages in a second, about: a few of them for the slow, more for those who are done with these in no time."""
     pace = 0.0
     for messages in _FIRST_TRIES:
-        pace = float(once(messages)["rate"])
+        pace = float(once(job, messages)["rate"])
         if messages > pace * _SHORT:
             break
     return pace

@@ -101,7 +101,10 @@ SCENARIOS: Final = (
     ),
     Scenario(
         "drain-100", "no-op handlers, concurrency 100", measures.drain, (BARE, OURS, TIMEOUT, *PEERS),
-        {"concurrency": 100}, goals=(Goal(OURS, BARE, 0.5), Goal(TIMEOUT, BARE, 0.5)),
+        {"concurrency": 100}, goals=(
+            Goal(OURS, BARE, 0.5), Goal(TIMEOUT, BARE, 0.5),
+            Goal(OURS, FASTSTREAM, 30), Goal(OURS, ARDIQ, 10), Goal(OURS, BULLMQ, 5),
+        ),
     ),
     Scenario(
         "drain-1000", "no-op handlers, concurrency 1,000", measures.drain, (BARE, OURS, *PEERS), {"concurrency": 1000}

@@ -109,7 +109,7 @@ class Meter:
             self.begun = now
             self._at_begin = self.count
             self._next = self._total if self._total is not None else 0
-        elif self._total is None:
+        if self._total is None:
             self.ended = now
         elif self.count >= self._total and not self.ended:
             self.ended = now
