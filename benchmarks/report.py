@@ -57,13 +57,18 @@ class Outcome:
         verdict = "not measured" if found is None else "met" if self.meets(goal) else "MISSED"
         return f"  {what}: {found or 0:.4g} {sign} {goal.bound:.4g}{than}: {verdict}"
 
+    @property
+    def measured(self) -> list[str]:
+        """Who gave a value in some round."""
+        return [one.name for one in self.scenario.subjects if self.median(one.name) is not None]
+
     def facts(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "title": self.scenario.title,
             "unit": self.scenario.unit,
             "rounds": self.rounds,
-            "medians": {one.name: self.median(one.name) for one in self.scenario.subjects},
+            "medians": {name: self.median(name) for name in self.measured},
             "failures": self.failures,
             "goals": [
                 {
@@ -87,6 +92,8 @@ def table(outcome: Outcome) -> str:
     for subject in scenario.subjects:
         if subject.name in outcome.failures:
             lines.append(f"  {subject.name:<26} failed: {outcome.failures[subject.name]}")
+            continue
+        if subject.name not in outcome.measured:
             continue
         median, ratio = outcome.median(subject.name), outcome.ratio(subject.name, first)
         rss = outcome.median(subject.name, "rss")
@@ -123,7 +130,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
         len(shown), 1, figsize=(9, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
     for axis, outcome in zip(axes[:, 0], shown, strict=True):
-        names = [one.name for one in outcome.scenario.subjects if outcome.median(one.name) is not None]
+        names = outcome.measured
         values = [outcome.median(name) or 0.0 for name in names]
         bars = axis.barh(
             names, values, color=["#c0392b" if name.startswith("streamworker") else "#95a5a6" for name in names]

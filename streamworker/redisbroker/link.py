@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import hiredis
@@ -21,6 +20,7 @@ Argument: TypeAlias = bytes | str | int
 Command: TypeAlias = tuple[Argument, ...]
 
 _LATE: Final = 0.25  # seconds
+_LARGE: Final = 2**16  # bytes
 # In C; the driver's own asyncio connection packs in Python, argument by argument.
 _pack: Final[Callable[[Command], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # it says one argument
 
@@ -195,9 +195,10 @@ class Link:
         connection = self._connection
         assert connection is not None
         # In C, every argument is copied three times: not where retries and dead letters carry megabytes.
-        packed = connection.pack_commands(commands) if whole_entries else b"".join(map(_pack, commands))
+        large = whole_entries and any(len(one) > _LARGE for each in commands for one in each if type(one) is bytes)
+        packed = connection.pack_commands(commands) if large else b"".join(map(_pack, commands))
         try:
-            async with _limit(self._timeout + block, lambda: self._heard):
+            async with _Limit(self._timeout + block, lambda: self._heard):
                 await connection.send_packed_command(packed, check_health=False)
                 return [await _reply(connection) for _ in commands]
         except (RedisError, OSError, TimeoutError, EOFError) as error:
@@ -211,33 +212,39 @@ class Link:
             raise
 
 
-@asynccontextmanager
-async def _limit(seconds: float, heard: Callable[[], float]) -> AsyncIterator[None]:
+class _Limit:
     """A timeout that begins anew whenever something is heard, and takes no reply for lost because the loop stood still.
 
     After a handler has blocked the loop, timers that ran out meanwhile come before replies that are there.
+    A class, since a worker at rest does little else than to enter it and leave it.
     """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    timers: list[asyncio.TimerHandle] = []
-    async with asyncio.timeout(None) as timeout:
 
-        def expire(again: bool) -> None:
-            nonlocal end
-            if heard() + seconds > end and heard() + seconds > loop.time():
-                end = heard() + seconds
-                timers.append(loop.call_at(end, expire, True))
-            elif again and loop.time() - end > _LATE:
-                timers.append(loop.call_later(_LATE, expire, False))
-            else:
-                timeout.reschedule(loop.time())
+    __slots__ = ("_end", "_heard", "_loop", "_seconds", "_timeout", "_timer")
 
-        timers.append(loop.call_at(end, expire, True))
-        try:
-            yield
-        finally:
-            for timer in timers:
-                timer.cancel()
+    def __init__(self, seconds: float, heard: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._heard = heard
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._end = self._loop.time() + self._seconds
+        self._timer = self._loop.call_at(self._end, self._expire, True)
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(*exc_info)
+
+    def _expire(self, again: bool) -> None:
+        now, heard = self._loop.time(), self._heard()
+        if heard + self._seconds > max(self._end, now):
+            self._end = heard + self._seconds
+            self._timer = self._loop.call_at(self._end, self._expire, True)
+        elif again and now - self._end > _LATE:
+            self._timer = self._loop.call_later(_LATE, self._expire, False)
+        else:
+            self._timeout.reschedule(now)
 
 
 async def _check_role(connection: AbstractConnection) -> None:

@@ -138,20 +138,21 @@ class RedisGroupReader:
 
     async def own(self) -> dict[EntryName, int]:
         found: dict[EntryName, int] = {}
-        for key in self._both:
-            start = b"-"
-            while True:
-                try:
-                    page = await self._link.call("XPENDING", key, self._group, start, "+", _PAGE, self._me)
-                except (GroupMissing, WrongType):
-                    if key == self._keys.stream:
-                        raise
-                    break  # no retry yet, so no retry stream; or it is no stream, of which the turn tells
+        starts = dict.fromkeys(self._both, b"-")
+        while starts:
+            asked: list[Command] = [
+                ("XPENDING", key, self._group, start, "+", _PAGE, self._me) for key, start in starts.items()
+            ]
+            for key, page in zip(list(starts), await self._link.pipeline(asked), strict=True):
+                del starts[key]
+                if isinstance(page, GroupMissing | WrongType) and key == self._keys.retry:
+                    continue  # no retry yet, so no retry stream; or it is no stream, of which the turn tells
+                if isinstance(page, BrokerError):
+                    raise page
                 for id, _owner, _idle, count in page:
                     found[key, id] = count
-                if len(page) < _PAGE:
-                    break
-                start = b"(" + page[-1][0]
+                if len(page) == _PAGE:
+                    starts[key] = b"(" + page[-1][0]
         return found
 
     async def fetch(self, names: Mapping[EntryName, int]) -> tuple[list[Delivery], int]:
