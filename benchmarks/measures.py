@@ -42,12 +42,11 @@ def publish(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
 
 
 def together(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
-    """How fast several processes handle what is put in while they wait for it, in messages per second."""
-    bench.client.flushall()
+    """How fast several processes, started at once, handle a backlog, in messages per second."""
+    bench.fill(subject, job)
     workers = [bench.start(subject, {"do": "drain", **job, "messages": None}) for _ in range(subject.workers)]
-    wait_for(lambda: _consumers(bench) == subject.workers, "the workers have joined the group")
-    bench.run(subject, {**job, "do": "fill"}, subject.filler)
-    wait_for(lambda: _left(bench) == 0, "everything is handled")
+    # Looking takes its part of a processor, so it is done seldom.
+    wait_for(lambda: bool(_groups(bench)) and _left(bench) == 0, "everything is handled", pause=0.2)
     results = [worker.result() for worker in workers]
     handled = sum(one["count"] for one in results)
     if handled != job["messages"]:
@@ -99,8 +98,8 @@ def idle(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
     return {"value": share}
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Look until it is so.
+def wait_for(condition: Callable[[], bool], what: str, pause: float = 0.02) -> None:
+    """Look until it is so, every ``pause`` seconds.
 
     Raises:
         Failed: after a minute.
@@ -109,7 +108,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > end:
             raise Failed(f"not within {_PATIENCE:.0f} s: {what}")
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def _sized(bench: Bench, subject: Subject, job: Mapping[str, Any], once: _Once) -> Result:

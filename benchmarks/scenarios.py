@@ -136,7 +136,7 @@ SCENARIOS: Final = (
     ),
     Scenario(
         "workers", "200 µs of processor time a message", measures.together, (OURS, TWO),
-        {"messages": 20_000, "spin": 0.0002}, goals=(Goal(TWO, OURS, 1.8),),
+        {"messages": 40_000, "spin": 0.0002}, goals=(Goal(TWO, OURS, 1.8),),
     ),
     Scenario("streams-10", "10 streams in one app", measures.drain, (BARE, OURS), {"streams": 10}),
     Scenario("streams-100", "100 streams in one app", measures.drain, (BARE, OURS), {"streams": 100}),
