@@ -32,8 +32,8 @@ BUGS = (
         (
             (
                 "slots.py",
-                'if handler.ack == "before" and settling is not None:',
-                "if settling is not None:",
+                'self._acks_first = self._handler.ack == "before" and state.settling is not None',
+                "self._acks_first = state.settling is not None",
             ),
         ),
         f"{PLANTED}::test_who_dies_while_a_handler_runs_has_acked_nothing[valkey-9.1]",
