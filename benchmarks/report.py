@@ -103,7 +103,8 @@ def table(outcome: Outcome) -> str:
         if outcome.median(subject.name, "p99") is not None:
             words += [f"{part} {_number(outcome.median(subject.name, part), 's')}" for part in ("p99", "p99.9")]
         lines.append(" ".join(words).rstrip())
-    lines += [outcome.told(goal) for goal in scenario.goals]
+    measured = [goal for goal in scenario.goals if goal.than is None or goal.than.name in outcome.measured]
+    lines += [outcome.told(goal) for goal in measured]
     return "\n".join(lines)
 
 
