@@ -128,9 +128,9 @@ class Acquirer:
         if self._draining:
             return await self._bring_in_nothing()
         if now >= self._turn_due and not self._owes_read and self._state.lease.holds(now):
-            if self._state.flight.room:
+            if self._state.flight.room or self._isolation.closed:
                 await self._turn()
-            elif not self._isolation.waiting:  # the next room is for the turn: reading would leave none for ever
+            else:  # the next room is for the turn: reading would leave none for ever
                 return await self._state.flight.wait_for_room(1, _TURN)
         if await self._isolation.step():
             self._owes_read = False
@@ -167,7 +167,9 @@ class Acquirer:
     async def _turn(self) -> None:
         state = self._state
         try:
-            turn = await self._reader.turn(self._room(), self._desk.dead(), self._suspect_from)
+            # Behind a closed gate nothing would start: other workers may have it.
+            room = 0 if self._isolation.closed else self._room()
+            turn = await self._reader.turn(room, self._desk.dead(), self._suspect_from)
         except WrongType as error:  # one of our own keys: reading the stream goes on
             if not self._turn_broken:
                 log.error("turn.wrong_type", stream=state.group.stream, group=state.group.name, reason=str(error))
@@ -195,7 +197,9 @@ class Acquirer:
         state.counts.claimed += len(turn.claims)
         if turn.paused:
             self._strangers.restart()
-        self._isolation.suspect = turn.suspect or self._strangers.suspect(self._isolation.tried)
+        # What was claimed starts before anything is run alone.
+        suspect = turn.suspect or self._strangers.suspect(self._isolation.tried)
+        self._isolation.suspect = None if turn.claims else suspect
         self._bring_in(turn.retries + turn.claims)
 
     async def _read(self) -> None:

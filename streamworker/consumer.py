@@ -56,7 +56,10 @@ class Consumer:
         self._routes = Routes(group)
         self._failing = Failing(state)
         self._slots = {one.handler.type: Slots(one, state, self._failing) for one in self._routes.invocations}
-        isolation = Isolation(state, self._reader, self._routes, self._slots, self._failing)
+        isolation = Isolation(
+            state, self._reader, self._routes, self._slots, self._failing,
+            lambda: self.membership.on_duty(state.clock.now()),
+        )  # fmt: skip
         self.acquirer = Acquirer(state, self._reader, isolation, self, outages)
         self._acquiring: asyncio.Task[None] | None = None
         self._settle_task: asyncio.Task[None] | None = None

@@ -15,6 +15,7 @@ from streamworker.standstill import Standstill
 from streamworker.watch import MARKED_DEAD, Watch, heartbeat_value
 
 _MOST: Final = 5.0  # seconds a beat may take
+_DUTY: Final = 30.0  # seconds after which other workers are on duty
 _LATE: Final = 2.5  # intervals between two looks after which nobody knows what happened meanwhile
 
 
@@ -29,6 +30,7 @@ class Membership:
         self.group = group
         self.lease = lease
         self.dead: tuple[Dead, ...] = ()
+        self._me = me
         self._watch = Watch(me, lease.seconds)
         self._looked = 0.0
         self._count = 0
@@ -46,6 +48,15 @@ class Membership:
         self._looked = now
         self.dead = self._watch.look(now, look)
         self.lease.renew(sent)
+
+    def on_duty(self, now: float) -> bool:
+        """Whether this worker is in the half of the group that waits for suspects, at the server's time ``now``.
+
+        The halves change over, so that a suspect does not depend on one that never finds the time.
+        """
+        others = self._watch.living
+        place = sum(name < self._me for name in others)
+        return not others or (place + int(now / _DUTY)) % 2 == 0
 
     def marked_dead(self, name: str) -> None:
         """The consumer ``name`` was marked dead by us: nothing needs to be watched."""

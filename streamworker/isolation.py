@@ -6,6 +6,7 @@ its process died is guilty for certain; only then is it dead-lettered for dead w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -22,7 +23,7 @@ from streamworker.verdicts import Outcome
 
 _SUSPECT_FROM: Final = 3
 _STEP: Final = 0.25  # seconds the acquirer waits at most in one step
-_SPELL: Final = 1.0  # seconds of suspects in a row, while everything else waits; then it has its turn
+_SPELL: Final = 1.0  # seconds of suspects in a row; 100,000 of them must not stop everything else for hours
 
 
 def suspect_from(group: Group) -> int:
@@ -31,11 +32,28 @@ def suspect_from(group: Group) -> int:
 
 
 class Isolation:
-    """Steps taken by the acquirer, on its connection and in its turn."""
+    """Steps taken by the acquirer, on its connection and in its turn.
+
+    For as long as the gate was closed it stays open before it is closed again. And not every worker closes it:
+    who is not on duty takes a suspect only when nothing runs there, so that the group as a whole goes on.
+
+    Args:
+        state: of the consumer.
+        reader: its connection.
+        routes, slots: what runs the suspects.
+        failing: carries out the verdict on the guilty.
+        on_duty: whether this worker is one of those who wait for silence.
+    """
 
     def __init__(
-        self, state: State, reader: GroupReader, routes: Routes, slots: dict[str | None, Slots], failing: Failing
-    ):
+        self,
+        state: State,
+        reader: GroupReader,
+        routes: Routes,
+        slots: dict[str | None, Slots],
+        failing: Failing,
+        on_duty: Callable[[], bool],
+    ) -> None:
         self.suspect: Suspect | None = None
         self.tried: Suspect | None = None  # the last one that was claimed, or was found gone
         self._state = state
@@ -44,6 +62,7 @@ class Isolation:
         self._routes = routes
         self._slots = slots
         self._failing = failing
+        self._on_duty = on_duty
         self._highest = max(handler.max_deliveries for handler in state.group.handlers)
         self._alone: Delivery | None = None
         self._marked = False  # the server has it that a suspect runs here alone, or may have it
@@ -57,12 +76,11 @@ class Isolation:
     @property
     def reserved(self) -> int:
         """Room to be left for the next suspect: behind a closed gate nothing that is held would make any."""
-        waiting = self.suspect is not None and monotonic() >= self._not_before
-        return 1 if waiting or self.waiting else 0
+        return 1 if self.closed or (self.suspect is not None and self._may_begin(monotonic())) else 0
 
     @property
-    def waiting(self) -> bool:
-        """Whether the gate is closed for a suspect that has not been claimed yet: nothing that is held makes room."""
+    def closed(self) -> bool:
+        """Whether the gate is closed for suspects: nothing that is held makes room, and nothing more may start."""
         return self._since is not None
 
     async def step(self) -> bool:
@@ -81,16 +99,14 @@ class Isolation:
             self._since = now
         if not await self._gate.silence(_STEP):
             if now - self._since > self._patience:
-                # Work on for as long as was waited: a long handler must not hold up everything else.
-                self.stop()
-                self._not_before = now + self._patience
                 self._patience *= 2
+                self.stop()
             return True
         if self._spell is None:
             self._spell = monotonic()
+            # The next ones will have to wait about as long.
+            self._patience = max(self._state.lease.seconds, 2 * (self._spell - self._since))
         await self._claim(self.suspect)
-        if self._alone is None:
-            self._take_turns()
         return True
 
     async def _see_it_end(self, alone: Delivery) -> None:
@@ -99,12 +115,16 @@ class Isolation:
         if not alone.alone:
             self._alone = None
             self.suspect = None
-            self._take_turns()
 
     def _may_go_on(self, now: float) -> bool:
-        # Once the gate is closed nothing ends, so the window shrinks; what was kept for the suspect is still its.
-        room = self.waiting or self._state.flight.room >= 1
-        return room and now >= self._not_before and self._state.lease.holds(now)
+        if not self._state.lease.holds(now):
+            return False
+        if self.closed:  # nothing ends now, so the window shrinks; but what was kept for the suspect is still its
+            return self._spell is None or now - self._spell < _SPELL
+        return self._state.flight.room >= 1 and self._may_begin(now)
+
+    def _may_begin(self, now: float) -> bool:
+        return now >= self._not_before and (self._gate.running == 0 or self._on_duty())
 
     async def unmark(self) -> None:
         """Nothing runs alone any more: others may start only when the server knows, or the last one is held guilty.
@@ -114,16 +134,6 @@ class Isolation:
         if self._marked and self._alone is None:
             await self._reader.unmark()
             self._marked = False
-
-    def _take_turns(self) -> None:
-        """After a spell of suspects the rest has the process for as long: 100,000 suspects must not stop it for hours.
-
-        The next step opens the gate, once the server knows that nothing runs alone.
-        """
-        now = monotonic()
-        if self._spell is not None and now - self._spell >= _SPELL:
-            self._not_before = now + min(now - self._spell, self._state.lease.seconds)
-            self._spell = None
 
     def give_up(self) -> None:
         """The server is in trouble: what this worker holds may go on, once no suspect runs."""
@@ -141,7 +151,10 @@ class Isolation:
             self.stop()
 
     def stop(self) -> None:
-        """Give the gate back."""
+        """Give the gate back; the others have it for as long now."""
+        if self._since is not None:
+            now = monotonic()
+            self._not_before = now + (now - self._since)
         self._since = self._spell = None
         self._gate.open(self)
 
@@ -151,7 +164,6 @@ class Isolation:
         convicted = await self._reader.claim_alone(suspect, self._highest)
         if convicted is None:
             return  # another worker was faster, or it was trimmed
-        self._patience = self._state.lease.seconds
         delivery = convicted.delivery
         if delivery is None:
             return self._state.trimmed.count(pending=1)

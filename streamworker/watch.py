@@ -26,6 +26,7 @@ class Watch:
         self._me = me
         self._lease = lease
         self._seen: dict[str, tuple[bytes, float]] = {}
+        self.living: frozenset[str] = frozenset()  # the others, when this watch last looked
 
     def restart(self) -> None:
         """Forget since when: a look failed or came late, so nobody knows what happened meanwhile."""
@@ -46,6 +47,7 @@ class Watch:
             if value == MARKED_DEAD or now - seen[name][1] >= self._lease_of(value):
                 dead.append(Dead(name, value))
         self._seen = seen
+        self.living = frozenset(names.intersection(look.values).difference(one.name for one in dead))
         return tuple(dead)
 
     def _lease_of(self, value: bytes) -> float:

@@ -18,7 +18,7 @@ async def test_a_suspect_may_end_during_a_step_after_trouble_of_the_server() -> 
     state.gate, state.lease.seconds, state.flight.room, state.group.handlers = gate, 2.0, 5, (handler,)
     reader.claim_alone.return_value = SimpleNamespace(delivery=delivery, count=3, guilty=False)
     routes: Any = SimpleNamespace(find=lambda fields: SimpleNamespace(handler=handler))
-    isolation = Isolation(state, reader, routes, {None: slots}, MagicMock())
+    isolation = Isolation(state, reader, routes, {None: slots}, MagicMock(), lambda: True)
     isolation.suspect = MagicMock()
     await isolation.step()
     _, over = slots.run_alone.call_args.args
