@@ -137,6 +137,44 @@ async def test_a_suspect_that_cannot_run_yet_holds_up_neither_the_loop_nor_its_g
     assert "suspect" not in seen or seen.count("suspect") == 1
 
 
+async def test_what_a_worker_that_waits_for_a_suspect_cannot_start_is_taken_by_another(
+    redis: Redis, redis_url: str, stream: str
+) -> None:
+    app = App("group", lease=4.0)  # for which the one that is on duty waits in vain
+    begun: list[float] = []
+    runs: list[str] = []
+
+    @app.on(f"{stream}:long", concurrency=1, prefetch=1)
+    async def long(body: str) -> None:
+        runs.append(body)
+        await asyncio.sleep(6)
+
+    @app.on(stream)
+    async def handle(body: str) -> None:
+        if body == "innocent":
+            begun.append(time.monotonic())
+
+    watched = Watched(redis, stream, "group")
+    async with working(app, url=redis_url, shutdown_timeout=10), working(app, url=redis_url, shutdown_timeout=10):
+        await redis.xadd(f"{stream}:long", {"data": "one"})
+        await redis.xadd(f"{stream}:long", {"data": "two"})
+        await wait_until(lambda: len(runs) == 2, 8)
+        await a_suspect(redis, watched)
+        await asyncio.sleep(1.2)  # two turns: it is seen, and waited for
+        died: list[float] = []
+        for i in range(6):
+            pipeline = redis.pipeline(transaction=True)
+            pipeline.xadd(stream, {"data": "innocent"})
+            pipeline.xreadgroup("group", f"host-2-dead{i}.sw", {stream: ">"}, count=1)
+            pipeline.hset(watched.keys.consumers.decode(), f"host-2-dead{i}.sw", "dead")
+            await pipeline.execute()
+            died.append(time.monotonic())
+            await asyncio.sleep(0.4)
+        await wait_until(lambda: len(begun) == 6, 12)
+        # A turn of theirs, and the heartbeat before it that sees who is dead.
+        assert max(begun[i] - died[i] for i in range(6)) < 2.0, (begun, died)
+
+
 async def test_the_other_streams_go_on_when_the_stream_of_a_suspect_breaks_while_it_runs(
     redis: Redis, redis_url: str, stream: str
 ) -> None:
