@@ -167,8 +167,8 @@ class Acquirer:
     async def _turn(self) -> None:
         state = self._state
         try:
-            # Behind a closed gate nothing would start: other workers may have it.
-            room = 0 if self._isolation.closed else self._room()
+            # What would not start soon may be had by other workers.
+            room = 0 if self._isolation.holds_up else self._room()
             turn = await self._reader.turn(room, self._desk.dead(), self._suspect_from)
         except WrongType as error:  # one of our own keys: reading the stream goes on
             if not self._turn_broken:

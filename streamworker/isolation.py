@@ -83,6 +83,11 @@ class Isolation:
         """Whether the gate is closed for suspects: nothing that is held makes room, and nothing more may start."""
         return self._since is not None
 
+    @property
+    def holds_up(self) -> bool:
+        """Whether the gate stays closed until some handler has ended; between two suspects it may open at once."""
+        return self.closed and (self.suspect is not None or self._alone is not None)
+
     async def step(self) -> bool:
         """Go on; True says that nothing should be read meanwhile, and that a turn is due for the next suspect."""
         if self._alone is not None:
