@@ -18,7 +18,7 @@ from streamworker.state import State
 from streamworker.strangers import Strangers
 
 _TURN: Final = 0.5  # seconds between turns; pauses, released entries and marked deaths take effect within two
-_BLOCK: Final = 0.5  # seconds a read waits: reads are never cancelled, which would lose the reply
+_AT_REST: Final = 0.75  # seconds between turns where nothing is going on, unless the lease is short
 _MAX_WAITING: Final = 100_000  # retries; a failing dependency must not turn the whole backlog into copies
 _LONGEST_REST: Final = 2.0  # seconds, in trouble while draining
 _WRONG_TYPE_PAUSE: Final = 4.0  # seconds; it is looked at again now and then, since somebody may put it right
@@ -76,6 +76,7 @@ class Acquirer:
         self._joined = False
         self._joined_before = False
         self._turn_due = 0.0
+        self._pace = _TURN  # seconds between turns now
         self._turn_broken = False
         self._more = False  # another turn would bring more at once
         self._owes_read = False  # the last turn took room: the next belongs to new entries
@@ -90,7 +91,7 @@ class Acquirer:
         self.look: tuple[float, Left] | None = None
 
     def drain(self) -> None:
-        """Bring in nothing more; go on auditing, on which acks may wait. Takes effect within half a second."""
+        """Bring in nothing more; go on auditing, on which acks may wait. Takes effect when the read is over."""
         self._draining = True
         self._stop.set()
 
@@ -160,7 +161,7 @@ class Acquirer:
         await self._isolation.unmark()
         self._joined = True
         if self._joined_before:  # the server may not have heard yet that the last connection is gone
-            self._audits.again(monotonic() + 2 * _BLOCK)
+            self._audits.again(monotonic() + 2 * _TURN)
         self._joined_before = True
         self._settling.doubt()
 
@@ -180,8 +181,13 @@ class Acquirer:
         state.clock.set(turn.now)
         self._owes_read = bool(turn.retries or turn.claims)
         self._more = turn.more and self._owes_read
-        self._turn_due = 0.0 if self._more else monotonic() + _TURN
+        self._pace = max(_TURN, min(_AT_REST, state.lease.seconds / 20)) if self._at_rest(turn) else _TURN
+        self._turn_due = 0.0 if self._more else monotonic() + self._pace
         self._take_turn(turn)
+
+    def _at_rest(self, turn: Turn) -> bool:
+        """Whether nothing runs here, and nothing waits for the next turn."""
+        return not (len(self._state.flight) or turn.waiting or turn.suspect or self._desk.dead() or self.burst)
 
     def _take_turn(self, turn: Turn) -> None:
         state = self._state
@@ -213,7 +219,8 @@ class Acquirer:
         turn_is_next = monotonic() >= self._turn_due and not self._owes_read
         if room == 0 or self._draining or turn_is_next:
             return
-        block = 0.0 if self._more else min(_BLOCK, self._until_turn())
+        # It waits until then and no longer: reads are never cancelled, which would lose the reply.
+        block = 0.0 if self._more else self._until_turn()
         deliveries = await self._reader.read(room, block)
         self._owes_read = False
         self._bring_in(deliveries)
@@ -257,7 +264,7 @@ class Acquirer:
     def _until_turn(self) -> float:
         if self._owes_read or not self._state.lease.holds(monotonic()):
             return _TURN
-        return max(0.001, min(_TURN, self._turn_due - monotonic()))
+        return max(0.001, min(self._pace, self._turn_due - monotonic()))
 
     async def _trouble(self, error: BrokerError, waits: Iterator[float]) -> float:
         """What an error means for this consumer; returns the seconds to wait before the next step."""

@@ -72,7 +72,7 @@ def impatience(wanted: bool = True) -> Iterator[None]:
         return
     with (
         patch("streamworker.acquirer._TURN", 0.02),
-        patch("streamworker.acquirer._BLOCK", 0.02),
+        patch("streamworker.acquirer._AT_REST", 0.02),
         patch("streamworker.broadcast._BLOCK", 0.02),
         patch("streamworker.broadcast._CHECK", 0.2),
     ):
