@@ -18,6 +18,8 @@ _FIRST_TRIES: Final = (1_500, 10_000)  # messages; they tell how many make a mea
 _SHORT: Final = 0.2  # seconds; a try that takes less tells little
 _MOST: Final = 2_000_000
 _PATIENCE: Final = 60.0  # seconds
+_AT_ONCE: Final = 1e9  # messages per second: as fast as the server takes them
+_ENOUGH: Final = 300_000  # messages for each second that a measurement is to take
 _PACER: Final = Subject("pacer", "pacer.py")
 
 
@@ -59,16 +61,31 @@ def together(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
 
 def latency(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
     """The time from when a message was due to be published until its handler starts, in seconds."""
-    messages = int(job["rate"] * bench.seconds)
+    result, pacer = _paced(bench, subject, job["rate"], int(job["rate"] * bench.seconds))
+    return {**result, "value": result["p50"], "late": pacer["late"], "pace": job["rate"]}
+
+
+def latency_at_load(of: Subject) -> Measure:
+    """As ``latency``, at a part of what ``of`` can do while it is published as fast as the server takes it."""
+
+    def measure(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:
+        if "capacity" not in bench.paces:
+            bench.paces["capacity"] = _paced(bench, of, _AT_ONCE, int(_ENOUGH * bench.seconds))[0]["rate"]
+        return latency(bench, subject, {"rate": int(job["load"] * bench.paces["capacity"])})
+
+    return measure
+
+
+def _paced(bench: Bench, subject: Subject, rate: float, messages: int) -> tuple[Result, Result]:
+    """What a worker tells to which messages are published at a pace, and what the publisher tells."""
     bench.client.flushall()
-    worker = bench.start(subject, {**job, "do": "latency", "messages": messages})
+    worker = bench.start(subject, {"do": "latency", "messages": messages})
     try:
         wait_for(lambda: _consumers(bench) == 1, "the worker has joined the group")
-        pacer = bench.run(_PACER, {**job, "messages": messages})
-        result = worker.result()
+        pacer = bench.run(_PACER, {"rate": rate, "messages": messages})
+        return worker.result(), pacer
     finally:
         worker.kill()
-    return {**result, "value": result["p50"], "late": pacer["late"]}
 
 
 def takeover(bench: Bench, subject: Subject, job: Mapping[str, Any]) -> Result:

@@ -89,9 +89,16 @@ class Scenario:
     goals: tuple[Goal, ...] = ()
 
 
-def _latency(name: str, title: str, rate: int) -> Scenario:
+def _latency(rate: int) -> Scenario:
     goals = (Goal(OURS, BARE, 1.5, "p50"), Goal(OURS, BARE, 2.5, "p99"))
-    return Scenario(name, title, measures.latency, (BARE, OURS), {"rate": rate}, "s", "less", goals)
+    title = f"latency at {rate:,} messages/s"
+    return Scenario(f"latency-{rate}", title, measures.latency, (BARE, OURS), {"rate": rate}, "s", "less", goals)
+
+
+def _load(part: int) -> Scenario:
+    title = f"latency at {part} % of capacity"
+    measure = measures.latency_at_load(OURS)
+    return Scenario(f"load-{part}", title, measure, (BARE, OURS), {"load": part / 100}, "s", "less")
 
 
 SCENARIOS: Final = (
@@ -128,8 +135,8 @@ SCENARIOS: Final = (
         "publish-many", "publishing in bulk", measures.publish, (PIPELINE, IN_BULK, *PEERS_IN_BULK),
         goals=(Goal(IN_BULK, PIPELINE, 0.7),),
     ),
-    _latency("latency-10000", "latency at 10,000 messages/s", 10_000),
-    _latency("latency-100000", "latency at 100,000 messages/s", 100_000),
+    *map(_latency, (10_000, 100_000)),
+    *map(_load, (10, 50, 90)),
     Scenario(
         "takeover", "entries of a dead consumer", measures.takeover, (NEW, OURS),
         {"messages": 100_000, "concurrency": 100}, goals=(Goal(OURS, NEW, 0.3),),

@@ -37,7 +37,7 @@ class Stamped:
 
 def over() -> None:
     """Print the result and drain: the exit code tells whether everything was acked."""
-    tell(percentiles(ages) if job.do == "latency" else meter.result())
+    tell({**meter.result(), **(percentiles(ages) if job.do == "latency" else {})})
     os.kill(os.getpid(), signal.SIGTERM)
 
 
