@@ -32,6 +32,14 @@ class Outcome:
         ]
         return statistics.median(ratios) if ratios else None
 
+    def ratio_of_best(self, subject: str, than: str) -> float | None:
+        """The ratio of both in their best rounds: what else runs on a machine only ever slows one of them down."""
+        best = {
+            name: max((one[name]["value"] for one in self.rounds if name in one), default=0.0)
+            for name in (subject, than)
+        }
+        return best[subject] / best[than] if all(best.values()) else None
+
     def meets(self, goal: Goal) -> bool | None:
         """Whether a goal is reached; None if it was not measured."""
         found = self.found(goal)

@@ -54,6 +54,12 @@ def test_a_goal_is_met_missed_or_not_measured(goal: Goal, better: str, met: bool
     assert table(found).splitlines()[-1].endswith(verdict)
 
 
+def test_a_disturbed_round_does_not_change_the_ratio_of_the_best() -> None:
+    assert outcome((100.0, 20.0), (50.0, 60.0), (60.0, 10.0)).ratio_of_best("ours", "limit") == pytest.approx(0.6)
+    assert outcome((100.0, 20.0), (90.0, 30.0)).ratio_of_best("ours", "limit") == pytest.approx(0.3)
+    assert outcome().ratio_of_best("ours", "limit") is None
+
+
 def test_who_failed_is_told_in_the_table_and_counted_nowhere() -> None:
     found = outcome((100.0, 50.0))
     del found.rounds[0]["ours"]
