@@ -14,6 +14,7 @@ from streamworker.handler import Group, Handler, OnFailure, Start, check, name_o
 if TYPE_CHECKING:
     from streamworker.broker import Publisher
     from streamworker.connect import Entrance
+    from streamworker.monitoring.status import Status
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
@@ -251,6 +252,21 @@ class App:
             ConfigError: as ``publish``.
         """
         return await self._connected().publish_many(stream, bodies, type=type, headers=headers)
+
+    async def status(self, *, over: float = 1.0) -> Status:
+        """How far behind the groups on this app's streams are, how fast they are, and how much memory it all takes.
+
+        Looks twice at the server, over a connection of its own; groups of other programs are told too.
+
+        Args:
+            over: seconds between the two looks, for the rates; 0 leaves them out.
+
+        Raises:
+            Unavailable: the server cannot be reached.
+        """
+        from streamworker.connect import status_of  # noqa: PLC0415  (the registry loads no driver)
+
+        return await status_of(self, over)
 
     def _connected(self) -> Publisher:
         if not self._publishers:

@@ -16,8 +16,10 @@ from streamworker.endpoint import endpoint
 from streamworker.errors import AuthFailed, BrokerError, ConfigError, NotPermitted, Unavailable
 from streamworker.handler import Group
 from streamworker.logs import log
+from streamworker.monitoring.status import Status, status
 from streamworker.outage import pauses
 from streamworker.redisbroker.broker import RedisBroker
+from streamworker.redisbroker.observer import RedisObserver
 from streamworker.worker import Worker, WorkerOptions
 
 
@@ -271,6 +273,28 @@ async def open_publisher(url: str) -> Publisher:
     broker = RedisBroker(url)
     await _serves(broker)
     return broker.publisher()
+
+
+async def open_observer(url: str) -> RedisObserver:
+    """Somebody who looks at a server and changes nothing there.
+
+    Raises:
+        Unavailable: the server cannot be reached, or does not take the credentials.
+    """
+    broker = RedisBroker(url)
+    await _serves(broker)
+    return broker.observer()
+
+
+async def status_of(app: Application, over: float) -> Status:
+    """The numbers of the streams that ``app`` consumes; see ``App.status``."""
+    with endpoint(None, [app.url]) as server:
+        observer = await open_observer(server.url)
+        try:
+            streams = sorted({group.stream for group in (*app.groups(), *app.broadcasts())})
+            return await status(observer, streams, over=over)
+        finally:
+            await observer.close()
 
 
 @asynccontextmanager

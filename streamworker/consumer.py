@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from operator import itemgetter
 from time import monotonic
 from typing import Final
+
+from msgspec.structs import replace
 
 from streamworker.acquirer import Acquirer
 from streamworker.broker import Broker, Dead
@@ -18,9 +21,10 @@ from streamworker.heartbeat import Membership
 from streamworker.invocation import Routes
 from streamworker.isolation import Isolation
 from streamworker.lease import Lease
-from streamworker.logs import log
+from streamworker.logs import clean, log
 from streamworker.message import Delivery
 from streamworker.outage import Outages, pauses
+from streamworker.report import MOST_TOLD, Report
 from streamworker.settling import Settling
 from streamworker.slots import Slots
 from streamworker.state import State
@@ -40,12 +44,14 @@ class Consumer:
         me: the consumer name of this process.
         gate: shared by all consumers of the process.
         outages: likewise.
+        process: what heartbeats say about the process.
     """
 
-    def __init__(self, group: Group, broker: Broker, me: str, gate: Gate, outages: Outages) -> None:
+    def __init__(self, group: Group, broker: Broker, me: str, gate: Gate, outages: Outages, process: Report) -> None:
         self.group = group
         self.lease = Lease(group.lease)
-        self.membership = Membership(group.stream, group.name, me, self.lease)
+        self.membership = Membership(group.stream, group.name, me, self.lease, self._report)
+        self._process = process
         self.counts = Counts()
         self._reader = broker.reader(group, me, MAX_REPLY)
         self._settler = broker.settler(group, me)
@@ -53,6 +59,7 @@ class Consumer:
         self.flight = Flight(keys, group.concurrency, group.prefetch)
         self._settling = Settling(self._settler, self.flight, self.counts, str(group), outages)
         state = State(group, me, self.lease, gate, self.flight, self._settling, self.counts)
+        self._clock = state.clock
         self._routes = Routes(group)
         self._failing = Failing(state)
         self._slots = {one.handler.type: Slots(one, state, self._failing) for one in self._routes.invocations}
@@ -120,6 +127,22 @@ class Consumer:
             log.warning("drain.incomplete", group=str(self.group), running=stuck, unsettled=len(self.flight))
             return False
         return in_time
+
+    def _report(self) -> Report:
+        """What heartbeats tell; called in their thread, while the slots go on."""
+        now = monotonic()
+        running = [
+            (slot.started, delivery, slots.invocation.handler.name)
+            for slots in self._slots.values()
+            for slot in slots.running
+            if (delivery := slot.delivery) is not None
+        ]
+        running.sort(key=itemgetter(0))
+        longest = tuple(
+            (clean(delivery.origin.decode(errors="replace"), 50), name, round(now - started, 3))
+            for started, delivery, name in running[:MOST_TOLD]
+        )
+        return replace(self._process, at=self._clock.now(), running=len(running), longest=longest)
 
     def _running(self) -> int:
         return sum(len(slots.running) for slots in self._slots.values())

@@ -11,8 +11,9 @@ from streamworker.broker import Beat, Dead, Look, Pulse
 from streamworker.errors import BrokerError
 from streamworker.lease import Lease
 from streamworker.logs import Outage
+from streamworker.report import Report, heartbeat_value
 from streamworker.standstill import Standstill
-from streamworker.watch import MARKED_DEAD, Watch, heartbeat_value
+from streamworker.watch import MARKED_DEAD, Watch
 
 _MOST: Final = 5.0  # seconds a beat may take
 _DUTY: Final = 30.0  # seconds after which other workers are on duty
@@ -23,23 +24,31 @@ class Membership:
     """This process in one group: its lease, and who is dead there.
 
     ``dead`` is written by the thread and read by the acquirer.
+
+    Args:
+        stream: the stream.
+        group: the group.
+        me: this consumer's name.
+        lease: of this consumer.
+        report: called in the heartbeat's thread: what this worker is doing for the group.
     """
 
-    def __init__(self, stream: str, group: str, me: str, lease: Lease) -> None:
+    def __init__(self, stream: str, group: str, me: str, lease: Lease, report: Callable[[], Report]) -> None:
         self.stream = stream
         self.group = group
         self.lease = lease
         self.dead: tuple[Dead, ...] = ()
         self._me = me
+        self._report = report
         self._watch = Watch(me, lease.seconds)
         self._looked = 0.0
         self._count = 0
         self.next_due = 0.0
 
-    def next_beat(self, now: float, who: str) -> Beat:
+    def next_beat(self, now: float) -> Beat:
         self._count += 1
         self.next_due = now + self.lease.interval
-        return Beat(self.stream, self.group, heartbeat_value(self._count, self.lease.seconds, who))
+        return Beat(self.stream, self.group, heartbeat_value(self._count, self.lease.seconds, self._report()))
 
     def seen(self, sent: float, now: float, look: Look) -> None:
         """The beat sent at ``sent`` was acknowledged with ``look``."""
@@ -48,6 +57,11 @@ class Membership:
         self._looked = now
         self.dead = self._watch.look(now, look)
         self.lease.renew(sent)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no other living worker's name comes before this one's: who does what one of the fleet has to do."""
+        return all(self._me < name for name in self._watch.living)
 
     def on_duty(self, now: float) -> bool:
         """Whether this worker is in the half of the group that waits for suspects, at the server's time ``now``.
@@ -75,7 +89,6 @@ class Heartbeat(threading.Thread):
     Args:
         pulse: its connection.
         memberships: the groups.
-        who: what the heartbeats say about this process.
         stuck_after: seconds the event loop may stand still; then the beats stop and ``stuck`` is called.
         stuck: called in this thread; expected to end the process.
         beaten: called in this thread after each round in which a beat was acknowledged.
@@ -87,7 +100,6 @@ class Heartbeat(threading.Thread):
         self,
         pulse: Pulse,
         memberships: Sequence[Membership],
-        who: str,
         *,
         stuck_after: float,
         stuck: Callable[[float], None],
@@ -96,7 +108,6 @@ class Heartbeat(threading.Thread):
         super().__init__(name="streamworker-heartbeat", daemon=True)
         self._pulse = pulse
         self._memberships = memberships
-        self._who = who
         self._stuck_after = stuck_after
         self._stuck = stuck
         self._beaten = beaten
@@ -138,7 +149,7 @@ class Heartbeat(threading.Thread):
         timeout = min(_MOST, min(membership.lease.seconds for membership in self._memberships) / 3)
         sent = monotonic()
         try:
-            looks = self._pulse.beat([membership.next_beat(now, self._who) for membership in due], timeout)
+            looks = self._pulse.beat([membership.next_beat(now) for membership in due], timeout)
         except BrokerError as error:
             now = monotonic()
             for membership in due:

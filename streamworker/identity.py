@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import secrets
 import socket
 
 SUFFIX = ".sw"  # a consumer without it belongs to another program
+
+
+def version() -> str:
+    """Of this package."""
+    return importlib.metadata.version("streamworker")
 
 
 def new_token() -> str:

@@ -6,6 +6,7 @@ from typing import Final
 
 from streamworker.broker import Dead, Look
 from streamworker.identity import SUFFIX
+from streamworker.report import lease_of
 
 MARKED_DEAD: Final = b"dead"  # written by the replacement of a process that its supervisor saw ending
 
@@ -51,10 +52,5 @@ class Watch:
         return tuple(dead)
 
     def _lease_of(self, value: bytes) -> float:
-        parts = value.split(b" ")
-        return int(parts[1]) / 1000 if len(parts) > 1 and parts[1].isdigit() else self._lease
-
-
-def heartbeat_value(count: int, lease: float, who: str) -> bytes:
-    """``count lease-in-ms who``: moves with every beat, and says how long it may stand still."""
-    return f"{count} {int(lease * 1000)} {who}".encode()
+        said = lease_of(value)
+        return self._lease if said is None else said

@@ -21,9 +21,10 @@ from streamworker.errors import StreamworkerError
 from streamworker.gate import Gate
 from streamworker.handler import Group
 from streamworker.heartbeat import Heartbeat
-from streamworker.identity import consumer_name, new_token
+from streamworker.identity import consumer_name, new_token, version
 from streamworker.logs import log
 from streamworker.outage import Outages
+from streamworker.report import Report
 
 _LAST_BEAT: Final = 1.0  # seconds to wait for it, when the server does not answer
 _LOOP_TICK: Final = 0.5  # seconds between two proofs that the event loop lives
@@ -65,7 +66,8 @@ class Worker:
         self._broker = broker
         self._options = options
         gate, outages = Gate(), Outages()
-        self._consumers = [Consumer(group, broker, self.name, gate, outages) for group in groups]
+        process = Report(host=platform.node(), pid=os.getpid(), version=version(), started=time())
+        self._consumers = [Consumer(group, broker, self.name, gate, outages, process) for group in groups]
         self._broadcasts = [Broadcast(group, broker, self.name, gate, outages) for group in broadcasts]
         self._parts: list[Consumer | Broadcast] = [*self._consumers, *self._broadcasts]
         self._heartbeat: Heartbeat | None = None
@@ -114,9 +116,8 @@ class Worker:
         if not memberships:
             return True
         loop = asyncio.get_running_loop()
-        who = f"{os.getpid()} {int(time() * 1000)} {platform.node() or 'host'}"
         self._heartbeat = Heartbeat(
-            self._broker.pulse(self.name), memberships, who,
+            self._broker.pulse(self.name), memberships,
             stuck_after=self._options.stuck_after, stuck=_end_stuck_process,
             beaten=lambda: _call_soon(loop, self._on_beat),
         )  # fmt: skip

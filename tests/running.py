@@ -180,7 +180,7 @@ class Watched:
         if await self.do("EXISTS", self.keys.retry):
             assert (await self.do("XPENDING", self.keys.retry, self._group))[0] == 0
         assert await self.consumers() == []
-        assert {*await self.do("HKEYS", self.keys.consumers)} <= {b"floor", b"clock", b"skew", b"skipped"}
+        assert {*await self.do("HKEYS", self.keys.consumers)} <= {b"floor", b"clock", b"skew", b"skipped", b"trimmed"}
 
 
 def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, Any]]:

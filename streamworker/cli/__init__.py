@@ -10,6 +10,7 @@ from streamworker.cli.ending import ending
 from streamworker.cli.healthcheck import healthcheck
 from streamworker.cli.publish import publish
 from streamworker.cli.run import run
+from streamworker.cli.status import lag, status
 from streamworker.errors import StreamworkerError
 
 __all__ = ["main"]
@@ -36,6 +37,8 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(publish)
+cli.add_command(status)
+cli.add_command(lag)
 cli.add_command(healthcheck)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -21,7 +20,7 @@ from streamworker.cli.ending import CRASHED, ending
 from streamworker.cli.logging import configure
 from streamworker.cli.options import explicit_url
 from streamworker.errors import ConfigError, StreamworkerError, Unavailable
-from streamworker.identity import consumer_name, new_token
+from streamworker.identity import consumer_name, new_token, version
 from streamworker.loader import load
 from streamworker.logs import log
 from streamworker.signals import DRAIN_TIMED_OUT, Signals, end_now, when_closed
@@ -137,7 +136,7 @@ def _supervise(settings: Settings, apps: Sequence[App], where: Endpoint) -> int:
         burst=settings.burst,
         environment=environment,
     )
-    log.info("supervisor.started", version=_version(), workers=settings.workers, redis=str(where), pid=os.getpid())
+    log.info("supervisor.started", version=version(), workers=settings.workers, redis=str(where), pid=os.getpid())
     code = supervisor.run()
     log.info("supervisor.ended", exit_code=code)
     end_now(code)  # a thread that a user's module has started must not keep this process
@@ -170,14 +169,10 @@ def _who(settings: Settings, apps: Sequence[App], where: Endpoint) -> dict[str, 
         handler for app in apps for handler in app.handlers if not settings.only or handler.stream in settings.only
     ]
     return {
-        "version": _version(),
+        "version": version(),
         "apps": [app.name for app in apps],
         "handlers": [handler.name for handler in chosen],
         "streams": sorted({handler.stream for handler in chosen}),
         "redis": str(where),
         "pid": os.getpid(),
     }
-
-
-def _version() -> str:
-    return importlib.metadata.version("streamworker")

@@ -11,6 +11,7 @@ from streamworker.redisbroker.cluster import Cluster, in_one_slot
 from streamworker.redisbroker.driver import Driver, Place
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Link
+from streamworker.redisbroker.observer import RedisObserver
 from streamworker.redisbroker.publisher import RedisPublisher
 from streamworker.redisbroker.pulse import RedisPulse
 from streamworker.redisbroker.reader import RedisGroupReader
@@ -59,6 +60,9 @@ class RedisBroker:
 
     def publisher(self) -> RedisPublisher:
         return RedisPublisher(self._topology, _WRITE_TIMEOUT)
+
+    def observer(self) -> RedisObserver:
+        return RedisObserver(self._topology)
 
     async def close(self) -> None:
         await self._settling.close()

@@ -72,6 +72,10 @@ class Cluster:
     def at(self, place: Place) -> Node:
         return Node(self, place)
 
+    async def parts(self) -> list[Topology]:
+        await self._look()
+        return [Node(self, place) for place in sorted(set(self._slots.values()))]
+
     def has(self, place: Place) -> bool:
         """Whether any slot is at ``place``."""
         return place in self._slots.values()
@@ -167,6 +171,9 @@ class Node:
     def at(self, place: Place) -> Topology:
         return Node(self.cluster, place)
 
+    async def parts(self) -> list[Topology]:
+        return [self]
+
 
 def _slot(key: bytes | None) -> int:
     return key_slot(key) if key is not None else 0
@@ -174,4 +181,4 @@ def _slot(key: bytes | None) -> int:
 
 def in_one_slot(keys: Keys) -> bool:
     """Whether a script may touch all of them."""
-    return len({key_slot(key) for key in (keys.stream, keys.retry, keys.delayed, keys.dead, keys.consumers)}) == 1
+    return len({key_slot(key) for key in keys.all()}) == 1

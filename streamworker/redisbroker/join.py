@@ -92,7 +92,7 @@ async def _entries_after(link: Link, stream: bytes, place: str, info: dict[bytes
         return 0
     total = 0
     while total < _MOST_COUNTED:
-        count, place = await link.script(scripts.COUNT_AFTER, (stream,), (place, _COUNT_PAGE))
+        count, place = await link.script(scripts.COUNT, (stream,), (place, "+", _COUNT_PAGE))
         total += int(count)
         if int(count) < _COUNT_PAGE:
             return total

@@ -40,6 +40,30 @@ class Keys:
 
         return cls(stream.encode(), key("retry"), key("delayed"), key("dead"), key("consumers"))
 
+    def all(self) -> tuple[bytes, ...]:
+        """The stream, and what is kept beside it."""
+        return (self.stream, *self.beside)
+
+    @property
+    def beside(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """What is kept beside the stream: retry, delayed, dead, consumers."""
+        return (self.retry, self.delayed, self.dead, self.consumers)
+
+
+def owner_of(key: str) -> tuple[str, str] | None:
+    """The stream and the group for which ``key`` is one of ours; None for any other key."""
+    head, colon, kind = key.rpartition(":")
+    if not colon or kind not in ("retry", "delayed", "dead", "consumers"):
+        return None
+    if key.startswith("sw:"):
+        stream, colon, group = head[3:].rpartition(":")
+    else:
+        stream, colon, group = head.rpartition("}:")
+        stream = stream.removeprefix("{")
+    group = group.replace("%3A", ":").replace("%25", "%")
+    # Only what we would name ourselves: others may have keys that end alike.
+    return (stream, group) if colon and stream and key.encode() in Keys.of(stream, group).all() else None
+
 
 def _has_tag(name: str) -> bool:
     opening = name.find("{")

@@ -92,6 +92,9 @@ class Sentinels:
     def at(self, place: Place) -> Topology:
         return self
 
+    async def parts(self) -> list[Topology]:
+        return [self]
+
     async def _ask(self, place: Place) -> tuple[int, Place]:
         link = Link(Server(self._asking, place), timeout=_ANY)
         try:

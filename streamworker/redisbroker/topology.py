@@ -62,6 +62,13 @@ class Topology(Protocol):
     def at(self, place: Place) -> Topology:
         """The part that is the server at ``place``."""
 
+    async def parts(self) -> list[Topology]:
+        """All parts, which together have every key.
+
+        Raises:
+            Unavailable: as ``locate``.
+        """
+
 
 class Server:
     """A ``Topology`` of one server at one place."""
@@ -94,3 +101,6 @@ class Server:
 
     def at(self, place: Place) -> Topology:
         return self
+
+    async def parts(self) -> list[Topology]:
+        return [self]

@@ -14,7 +14,7 @@ from streamworker.errors import BrokerError
 from streamworker.handler import Group, Start
 from streamworker.identity import consumer_name, new_token
 from streamworker.message import Delivery, field
-from streamworker.watch import heartbeat_value
+from streamworker.report import Report, heartbeat_value
 from streamworker.worker import Worker, WorkerOptions
 from tests.running import Letter, impatience
 from tests.waiting import wait_until
@@ -108,7 +108,7 @@ class Member:
     async def beat(self) -> Look:
         """One sign of life, and what it saw."""
         self._beats += 1
-        beat = Beat(self.group.stream, self.group.name, heartbeat_value(self._beats, self.group.lease, "who"))
+        beat = Beat(self.group.stream, self.group.name, heartbeat_value(self._beats, self.group.lease, Report()))
         (look,) = await asyncio.to_thread(self._pulse.beat, [beat], 5.0)
         if isinstance(look, BrokerError):
             raise look

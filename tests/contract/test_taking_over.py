@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 
 from streamworker.broker import Dead, Settlement
-from streamworker.watch import MARKED_DEAD, heartbeat_value
+from streamworker.report import Report, heartbeat_value
+from streamworker.watch import MARKED_DEAD
 from tests.contract.backend import Backend, Party, bodies, group_of
 from tests.running import on_all_servers
 
@@ -19,12 +20,12 @@ async def test_a_beat_shows_every_members_last_value_and_who_has_something_pendi
     await party.publisher.publish(stream, 1)
     await one.read(1)
     look = await two.beat()
-    assert look.values[one.name] == heartbeat_value(1, one.group.lease, "who")
-    assert look.values[two.name] == heartbeat_value(2, two.group.lease, "who")
+    assert look.values[one.name] == heartbeat_value(1, one.group.lease, Report())
+    assert look.values[two.name] == heartbeat_value(2, two.group.lease, Report())
     assert stranger.name not in look.values
     assert look.pending == {one.name}
     await one.beat()
-    assert (await two.beat()).values[one.name] == heartbeat_value(2, one.group.lease, "who")
+    assert (await two.beat()).values[one.name] == heartbeat_value(2, one.group.lease, Report())
 
 
 @on_all_servers

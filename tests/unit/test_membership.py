@@ -7,12 +7,13 @@ import pytest
 from streamworker.broker import Look
 from streamworker.heartbeat import Membership
 from streamworker.lease import Lease
+from streamworker.report import Report
 
 
 def group_of(size: int) -> list[Membership]:
     """Members that have seen each other's heartbeats once."""
     names = [f"host-{place}-x.sw" for place in range(size)]
-    members = [Membership("orders", "billing", name, Lease(2.0)) for name in names]
+    members = [Membership("orders", "billing", name, Lease(2.0), Report) for name in names]
     look = Look(dict.fromkeys(names, b"1 2000 host") | {"floor": b"0-0"})
     for member in members:
         member.seen(0.0, 0.0, look)

@@ -9,22 +9,34 @@ from hypothesis import strategies as st
 from streamworker.broker import Dead, Look
 from streamworker.heartbeat import Membership
 from streamworker.lease import Lease
-from streamworker.watch import MARKED_DEAD, Watch, heartbeat_value
+from streamworker.report import Report, heartbeat_value, lease_of, report_of
+from streamworker.watch import MARKED_DEAD, Watch
 
 ME = "me.sw"
 OTHER = "other.sw"
+REPORT = Report(host="box 1", pid=17, version="1.2", started=1.5, at=2.5, running=2, longest=(("1-1", "charge", 0.5),))
 
 
 def beat(count: int, lease: float = 10.0) -> bytes:
-    return heartbeat_value(count, lease, "host 17")
+    return heartbeat_value(count, lease, REPORT)
 
 
 def seen(value: bytes, name: str = OTHER) -> Look:
     return Look({name: value, ME: b"1 10000 me"}, frozenset())
 
 
-def test_a_heartbeat_says_its_count_and_how_long_it_may_stand_still() -> None:
-    assert heartbeat_value(7, 2.5, "host 17") == b"7 2500 host 17"
+def test_a_heartbeat_says_its_count_how_long_it_may_stand_still_and_who_it_is() -> None:
+    value = heartbeat_value(7, 2.5, REPORT)
+    assert value.startswith(b"7 2500 {")
+    assert lease_of(value) == 2.5
+    assert report_of(value) == REPORT
+
+
+@pytest.mark.parametrize(
+    "value", [b"", MARKED_DEAD, b"7 2500", b"7 2500 host 17", b"7 2500 {", b'7 2500 {"pid": "x"}', b"7 2500 \xff"]
+)
+def test_what_is_no_heartbeat_of_ours_tells_nothing(value: bytes) -> None:
+    assert report_of(value) is None
 
 
 def test_a_consumer_is_dead_when_its_heartbeat_stood_still_for_its_lease() -> None:
@@ -136,7 +148,7 @@ def test_the_dead_are_exactly_those_that_were_seen_unchanged_for_a_lease(steps: 
 
 def membership() -> Membership:
     """With a lease of 6 s, so an interval of 1 s."""
-    return Membership("orders", "billing", ME, Lease(6.0))
+    return Membership("orders", "billing", ME, Lease(6.0), lambda: REPORT)
 
 
 def test_looks_in_time_lead_to_a_verdict() -> None:
@@ -170,10 +182,10 @@ def test_a_beat_that_failed_makes_all_watches_begin_again() -> None:
 
 def test_each_beat_has_a_value_of_its_own() -> None:
     one = membership()
-    beats = [one.next_beat(second, "host 17") for second in (100.0, 101.0)]
+    beats = [one.next_beat(second) for second in (100.0, 101.0)]
     assert [(beat.stream, beat.group, beat.value) for beat in beats] == [
-        ("orders", "billing", b"1 6000 host 17"),
-        ("orders", "billing", b"2 6000 host 17"),
+        ("orders", "billing", heartbeat_value(1, 6.0, REPORT)),
+        ("orders", "billing", heartbeat_value(2, 6.0, REPORT)),
     ]
     assert one.next_due == 102.0
 

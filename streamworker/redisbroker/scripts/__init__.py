@@ -11,8 +11,9 @@ What they have in common:
   goes back: see ``clock.py``.
 """
 
-from streamworker.redisbroker.scripts.counting import COUNT_AFTER, SKIPPED
+from streamworker.redisbroker.scripts.counting import COUNT, SKIPPED
 from streamworker.redisbroker.scripts.membership import BEAT, CLAIM_ALONE, LEAVE, LEFT
+from streamworker.redisbroker.scripts.observing import BESIDE, OBSERVE
 from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RELEASED, RETRY
 from streamworker.redisbroker.scripts.strangers import ABANDONED, CLAIM_ABANDONED
 from streamworker.redisbroker.scripts.turning import TURN
@@ -21,13 +22,15 @@ __all__ = [
     "ABANDONED",
     "ACK_RETRIED",
     "BEAT",
+    "BESIDE",
     "CLAIM_ABANDONED",
     "CLAIM_ALONE",
-    "COUNT_AFTER",
+    "COUNT",
     "DEAD_LETTER",
     "DROP",
     "LEAVE",
     "LEFT",
+    "OBSERVE",
     "RELEASE",
     "RELEASED",
     "RETRY",

@@ -8,7 +8,8 @@ from streamworker.redisbroker.link import Script
 
 # What was trimmed before this group read it. The server keeps no such number, and its `entries-read` leaps over
 # what is gone; but as long as the first entry lies behind the last one delivered, the two positions differ by it.
-# `skipped` in the hash is the position up to which it was counted, so that the fleet counts it once. A group
+# `skipped` in the hash is the position up to which it was counted, so that the fleet counts it once, and `trimmed`
+# all that was ever found, for monitoring. A group
 # made by another program is counted from the first look on. 6.2 keeps no positions: there it gives 0.
 # XINFO builds the first and the last entry, which may be large, so this is no part of every turn.
 # KEYS  stream, consumers
@@ -49,17 +50,18 @@ if known >= 0 and gone > known then
   end
 end
 if gone ~= known then redis.call('HSET', KEYS[2], 'skipped', gone) end
+if lost > 0 then redis.call('HSET', KEYS[2], 'trimmed', (redis.call('HGET', KEYS[2], 'trimmed') or 0) + lost) end
 return lost
 """
 )
 
 # Counts entries behind an id, a page at a time, without sending them.
 # KEYS  stream
-# ARGV  id (exclusive), page size
+# ARGV  id (exclusive), the last id to count or '+', page size
 # gives {how many, last id of the page}
-COUNT_AFTER: Final = Script(
+COUNT: Final = Script(
     """
-local page = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
+local page = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], ARGV[2], 'COUNT', ARGV[3])
 return {#page, #page > 0 and page[#page][1] or ARGV[1]}
 """
 )

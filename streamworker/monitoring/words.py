@@ -1,0 +1,56 @@
+"""Numbers as people read them, in few characters; names as a terminal can show them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamworker.logs import clean
+
+UNKNOWN: Final = "?"
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+_SPANS: Final = ((86_400.0, "d"), (3600.0, "h"), (60.0, "m"))
+
+
+def number(value: float | None) -> str:
+    """``104 233``, ``0.4``, or ``?``."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, int) or value >= 10 or value == 0:
+        return f"{round(value):,}".replace(",", " ")
+    return f"{value:.1f}"
+
+
+def size(value: float | None) -> str:
+    """``184 MB``."""
+    if value is None:
+        return UNKNOWN
+    unit = 0
+    while value >= 1000 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.1f} {_UNITS[unit]}" if unit and value < 10 else f"{value:.0f} {_UNITS[unit]}"
+
+
+def span(seconds: float | None) -> str:
+    """``41s``, ``3m12s``, ``2d4h``."""
+    if seconds is None:
+        return UNKNOWN
+    for at, (length, unit) in enumerate(_SPANS):
+        if seconds >= length:
+            smaller, name = _SPANS[at + 1] if at + 1 < len(_SPANS) else (1.0, "s")
+            return f"{int(seconds // length)}{unit}{int(seconds % length // smaller)}{name}"
+    return f"{seconds:.0f}s" if seconds >= 1 or seconds == 0 else f"{seconds * 1000:.0f}ms"
+
+
+def name(value: str, most: int = 40) -> str:
+    """A stream's, group's or consumer's name: in one line, without control characters, not too long."""
+    return clean(value, most)
+
+
+def table(rows: list[list[str]], right: set[int]) -> list[str]:
+    """Lines with the cells below each other; the columns in ``right`` are flushed right."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return [
+        "  ".join(cell.rjust(width) if at in right else cell.ljust(width)
+                  for at, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]  # fmt: skip

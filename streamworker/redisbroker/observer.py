@@ -1,0 +1,238 @@
+"""RedisObserver: the facts that monitoring is made of, read from one server or all nodes of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from streamworker.errors import BrokerError, NotPermitted, Unavailable
+from streamworker.identity import SUFFIX
+from streamworker.monitoring.facts import (
+    Beside,
+    ConsumerFacts,
+    EntryId,
+    GroupFacts,
+    Oldest,
+    ServerFacts,
+    StreamFacts,
+)
+from streamworker.redisbroker import scripts
+from streamworker.redisbroker.faults import Moved
+from streamworker.redisbroker.keys import Keys, owner_of, parse_id
+from streamworker.redisbroker.link import Link
+from streamworker.redisbroker.scripts.observing import MOST_CONSUMERS
+from streamworker.redisbroker.settler import Question, ScriptCall, exchange
+from streamworker.redisbroker.shared import SharedLinks
+from streamworker.redisbroker.topology import Topology
+
+_TIMEOUT: Final = 5.0  # seconds that a server may say nothing
+_SCANNED: Final = 1000  # keys a call
+_WEIGHED: Final = 20  # entries at each end of a stream
+_COUNT_PAGE: Final = 500  # a script builds the entries that it counts, and holds up the whole server meanwhile
+
+
+class RedisObserver:
+    """``facts.Observer`` on Redis."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self._links = SharedLinks(topology, exchange, timeout=_TIMEOUT)
+
+    async def server(self) -> ServerFacts:
+        link = Link((await self._topology.parts())[0], timeout=_TIMEOUT)
+        try:
+            info = _lines(await link.call("INFO"))
+        finally:
+            await link.close()
+        append_only = info.get("aof_enabled")
+        valkey = info.get("valkey_version")
+        return ServerFacts(
+            name="valkey" if valkey else "redis",
+            version=valkey or info.get("redis_version", "?"),
+            append_only=None if append_only is None else append_only == "1",
+            eviction=info.get("maxmemory_policy"),
+        )
+
+    async def streams(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for part in await self._topology.parts():
+            link = Link(part, timeout=_TIMEOUT)
+            try:
+                cursor = b"0"
+                while True:
+                    cursor, keys = await link.call("SCAN", cursor, "COUNT", _SCANNED, "TYPE", "stream")
+                    for key in keys:
+                        name = key.decode(errors="surrogateescape")
+                        owner = owner_of(name)
+                        if owner is None:
+                            found.setdefault(name, set())
+                        else:
+                            found.setdefault(owner[0], set()).add(owner[1])
+                    if cursor == b"0":
+                        break
+            finally:
+                await link.close()
+        return dict(sorted(found.items()))
+
+    async def look(self, streams: Mapping[str, Collection[str]]) -> dict[str, StreamFacts | BrokerError]:
+        looks = await asyncio.gather(*(self._stream(name, also) for name, also in streams.items()))
+        return dict(zip(streams, looks, strict=True))
+
+    async def count(self, stream: str, after: EntryId, upto: EntryId, most: int) -> int | None:
+        if after >= upto:
+            return 0
+        place, total = _written(after), 0
+        while total <= most:
+            count, last = await self._ask(
+                stream, scripts.COUNT, (_bytes(stream),), (place, _written(upto), _COUNT_PAGE)
+            )
+            total += int(count)
+            if int(count) < _COUNT_PAGE:
+                return total if total <= most else None
+            place = str(last, "ascii")
+        return None
+
+    async def close(self) -> None:
+        await self._links.close()
+
+    async def _stream(self, name: str, also: Collection[str]) -> StreamFacts | BrokerError:
+        try:
+            reply = await self._ask(name, scripts.OBSERVE, (_bytes(name),), (_WEIGHED, MOST_CONSUMERS))
+            groups = [_group(flat) for flat in reply[8]] if len(reply) > 1 else []
+            names = {group.name for group in groups}
+            groups += [GroupFacts(name=gone, exists=False) for gone in sorted(set(also) - names)]
+            beside = await asyncio.gather(*(self._beside(name, group.name) for group in groups))
+        except Unavailable:
+            raise
+        except BrokerError as error:
+            return error
+        return _stream(name, reply, tuple(map(_with, groups, beside)))
+
+    async def _beside(self, stream: str, group: str) -> Beside:
+        try:
+            keys = Keys.of(stream, group)
+        except UnicodeEncodeError:  # other programs may use any bytes; no app of ours has such a name
+            return Beside()
+        try:
+            reply = await self._ask(stream, scripts.BESIDE, keys.beside, (group,))
+        except NotPermitted:  # who may see the stream, but not what we keep beside it
+            return Beside()
+        return _beside(reply)
+
+    async def _ask(self, stream: str, *call: Any) -> Any:
+        """Run a script at the server that has ``stream``; where that has just moved, there."""
+        question: Question = ([], [_call(*call)])
+        for again in (True, False):
+            (reply,) = await self._links.ask(_bytes(stream), question)
+            if isinstance(reply, Moved) and again:
+                continue
+            if isinstance(reply, BrokerError):
+                raise reply
+            return reply
+        raise AssertionError("not reached")
+
+
+def _call(*call: Any) -> ScriptCall:
+    script, keys, arguments = call
+    return script, keys, arguments
+
+
+def _stream(name: str, reply: list[Any], groups: tuple[GroupFacts, ...]) -> StreamFacts:
+    now = reply[0] / 1000
+    if len(reply) == 1:
+        return StreamFacts(name=name, now=now, exists=False, groups=groups)
+    _, length, added, last_generated, first, last, memory, (old, old_bytes, new, new_bytes), _ = reply
+    return StreamFacts(
+        name=name,
+        now=now,
+        length=length,
+        memory=memory,
+        first=_id(first),
+        last=_id(last),
+        last_generated=parse_id(last_generated),
+        added=added,
+        old_size=old_bytes / old if old else None,
+        new_size=new_bytes / new if new else None,
+        groups=groups,
+    )
+
+
+def _group(flat: list[Any]) -> GroupFacts:
+    name, pending, last_delivered, read, lag, next_id, oldest, consumers = flat
+    return GroupFacts(
+        name=_text(name),
+        pending=pending,
+        last_delivered=parse_id(last_delivered),
+        entries_read=read,
+        server_lag=lag,
+        next_id=_id(next_id),
+        oldest=_oldest(oldest),
+        consumers=tuple(
+            ConsumerFacts(
+                name=_text(consumer),
+                pending=held,
+                idle=idle / 1000,
+                inactive=None if inactive is None or inactive < 0 else inactive / 1000,
+            )
+            for consumer, held, idle, inactive in consumers
+        ),
+    )
+
+
+def _beside(reply: list[Any]) -> Beside:
+    length, retried, oldest, delayed, due, dead, first, last, flat, there = reply
+    hash_ = dict(zip(flat[::2], flat[1::2], strict=True))
+    trimmed, before = hash_.get(b"trimmed", b"0"), hash_.get(b"skipped", b"")
+    return Beside(
+        ours=bool(there),
+        delayed=delayed,
+        ready=max(0, length - retried),
+        retried=retried,
+        oldest_retried=_oldest(oldest),
+        next_due=None if due is None else due / 1000,
+        dead=dead,
+        oldest_dead=_time(first),
+        newest_dead=_time(last),
+        paused=b"paused" in hash_,
+        trimmed=int(trimmed) if trimmed.isdigit() else 0,
+        trimmed_before=int(before) if before.isdigit() else None,
+        values={_text(name): value for name, value in hash_.items() if name.endswith(SUFFIX.encode())},
+    )
+
+
+def _with(group: GroupFacts, beside: Beside) -> GroupFacts:
+    return replace(group, beside=beside)
+
+
+def _oldest(found: list[Any]) -> Oldest | None:
+    if not found:
+        return None
+    id, consumer, idle, deliveries = found
+    return Oldest(id=str(id, "ascii"), consumer=_text(consumer), idle=max(0, idle) / 1000, deliveries=deliveries)
+
+
+def _id(found: bytes | None) -> EntryId | None:
+    return parse_id(found) if found is not None else None
+
+
+def _written(id: EntryId) -> str:
+    return f"{id[0]}-{id[1]}"
+
+
+def _time(found: bytes | None) -> float | None:
+    return parse_id(found)[0] / 1000 if found is not None else None
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")
+
+
+def _lines(info: bytes) -> dict[str, str]:
+    pairs = (line.partition(":")[::2] for line in info.decode(errors="replace").splitlines() if ":" in line)
+    return dict(pairs)
