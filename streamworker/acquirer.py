@@ -14,7 +14,7 @@ from streamworker.isolation import Isolation, suspect_from
 from streamworker.logs import Outage, log
 from streamworker.message import Delivery
 from streamworker.outage import Outages, pauses
-from streamworker.state import State
+from streamworker.state import Progress, State
 from streamworker.strangers import Strangers
 
 _TURN: Final = 0.5  # seconds between turns; pauses, released entries and marked deaths take effect within two
@@ -73,6 +73,7 @@ class Acquirer:
         self._audits = Audits(state, reader)
         self._strangers = Strangers(state, reader, self._suspect_from)
         self._strangers_due = 0.0  # not at every reconnect: nothing is ripe before a lease has gone by
+        self.progress = Progress()
         self._joined = False
         self._joined_before = False
         self._turn_due = 0.0
@@ -96,6 +97,11 @@ class Acquirer:
         self._stop.set()
 
     @property
+    def joined(self) -> bool:
+        """Whether the group is there, as far as is known."""
+        return self._joined
+
+    @property
     def drained(self) -> bool:
         """Whether nothing more can come in: the last read is over, or the server is away."""
         return self._drained or not self._joined
@@ -109,6 +115,7 @@ class Acquirer:
         """Runs until ``end``; no trouble of the server's ends it."""
         waits: Iterator[float] = pauses()
         while not self._ending:
+            self.progress.stepped = monotonic()
             try:
                 await self._step()
             except BrokerError as error:
@@ -178,6 +185,7 @@ class Acquirer:
             self._turn_due = monotonic() + _WRONG_TYPE_PAUSE
             return
         self._turn_broken = False
+        self.progress.answered = monotonic()
         state.clock.set(turn.now)
         self._owes_read = bool(turn.retries or turn.claims)
         self._more = turn.more and self._owes_read
@@ -222,6 +230,7 @@ class Acquirer:
         # It waits until then and no longer: reads are never cancelled, which would lose the reply.
         block = 0.0 if self._more else self._until_turn()
         deliveries = await self._reader.read(room, block)
+        self.progress.answered = monotonic()
         self._owes_read = False
         self._bring_in(deliveries)
         if self.burst:
@@ -232,6 +241,8 @@ class Acquirer:
             return
         new = self._state.flight.add_all(deliveries)
         self._state.counts.delivered += len(new)
+        if self._state.meter is not None:
+            self._state.meter.received(new)
         self._desk.accept(new)
 
     async def _audit(self) -> None:
@@ -269,6 +280,7 @@ class Acquirer:
     async def _trouble(self, error: BrokerError, waits: Iterator[float]) -> float:
         """What an error means for this consumer; returns the seconds to wait before the next step."""
         group = self._state.group
+        self._state.counts.errors[error.kind] += 1
         self.look = None
         self._joined = False
         self._audits.strays = False

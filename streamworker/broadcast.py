@@ -15,9 +15,11 @@ from streamworker.gate import Gate
 from streamworker.handler import Group, Start
 from streamworker.invocation import Routes
 from streamworker.lease import Lease
+from streamworker.meter import GroupMeter
 from streamworker.outage import Outages, pauses
+from streamworker.seen import Seen
 from streamworker.slots import Slots
-from streamworker.state import State
+from streamworker.state import Progress, State
 
 _BLOCK: Final = 0.5
 _CHECK: Final = 2.0  # seconds between two looks whether the stream began anew
@@ -31,13 +33,14 @@ class Broadcast:
     def __init__(self, group: Group, broker: Broker, me: str, gate: Gate, outages: Outages) -> None:
         self.group = group
         self.counts = Counts()
+        self.progress = Progress()
         self.idle_since: float | None = None
         self._reader = broker.broadcaster(group, MAX_REPLY)
         self.flight = Flight((group.stream.encode(),), group.concurrency, None)
         lease = Lease(group.lease)
         lease.renew(float("inf"))  # nobody else takes over what is everybody's
         lease.audited(lease.lapses)
-        state = State(group, me, lease, gate, self.flight, None, self.counts)
+        self.state = state = State(group, me, lease, gate, self.flight, None, self.counts)
         (invocation,) = Routes(group).invocations
         self._kind = group.handlers[0].type
         self._slots = Slots(invocation, state, Failing(state))
@@ -72,6 +75,16 @@ class Broadcast:
         await self._reader.close()
         return in_time
 
+    def measure(self) -> None:
+        """Measure messages from now on."""
+        self.state.meter = GroupMeter(self.state.clock)
+        self._slots.measure(self.state.meter)
+
+    def seen(self) -> Seen:
+        """What an onlooker sees, from another thread."""
+        return Seen(self.group, self.counts, len(self.flight), (self._slots,), self.state.meter, self.progress,
+                    False, self._located, None)  # fmt: skip
+
     def crash(self) -> None:
         """Cancel everything."""
         self._slots.end(crashed=True)
@@ -81,9 +94,11 @@ class Broadcast:
     async def _read_loop(self) -> None:
         waits = pauses()
         while not self._stopping:
+            self.progress.stepped = monotonic()
             try:
                 await self._step()
             except BrokerError as error:
+                self.counts.errors[error.kind] += 1
                 self._located = False
                 self.idle_since = None
                 self._outages.began(self, f"{self.group.stream} (broadcast): {error}")
@@ -91,6 +106,7 @@ class Broadcast:
                 await asyncio.sleep(next(waits))
             else:
                 waits = pauses()
+                self.progress.answered = monotonic()
                 self._outages.ended(self)
 
     async def _step(self) -> None:
@@ -109,11 +125,13 @@ class Broadcast:
             self.idle_since = None
         elif self.idle_since is None and not len(self.flight):
             self.idle_since = monotonic()
-        for delivery in deliveries:
-            if self._takes(delivery.fields):
-                self.flight.add(delivery)
-                self.counts.delivered += 1
-                self._slots.add([delivery])
+        taken = [delivery for delivery in deliveries if self._takes(delivery.fields)]
+        for delivery in taken:
+            self.flight.add(delivery)
+        self.counts.delivered += len(taken)
+        if self.state.meter is not None:
+            self.state.meter.received(taken)
+        self._slots.add(taken)
         self._slots.wake()
 
     def _takes(self, fields: list[bytes]) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
 from streamworker.errors import BrokerError
 from streamworker.handler import Group, Start
 from streamworker.message import Delivery
+
+_MOST_STREAMS: Final = 1000
 
 EntryName: TypeAlias = tuple[bytes, bytes]
 """A stream's key and an entry's id in it."""
@@ -172,6 +175,7 @@ class Settlement(msgspec.Struct):
     delay: float | None = None
     counted: bool = True
     letter: dict[str, str] | None = None
+    cause: str = ""  # of the letter, in one word
     refused: bool = False  # the server did not take it when it was last asked
 
 
@@ -236,8 +240,27 @@ class Pulse(Protocol):
     def close(self) -> None: ...
 
 
+class Written:
+    """What a publisher has appended, by stream; those beyond the first thousand streams are counted together."""
+
+    OTHERS: Final = "(others)"
+
+    def __init__(self) -> None:
+        self.entries: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def add(self, stream: str, entries: int, size: int) -> None:
+        """So many more entries, with so many bytes of fields and values."""
+        if stream not in self.entries and len(self.entries) >= _MOST_STREAMS:
+            stream = self.OTHERS
+        self.entries[stream] += entries
+        self.bytes[stream] += size
+
+
 class Publisher(Protocol):
     """Appends entries; see ``App.publish`` and ``App.publish_many`` for arguments and errors."""
+
+    written: Written
 
     async def publish(
         self, stream: str, body: Any, *, type: str | None = None, headers: Mapping[str, str] | None = None

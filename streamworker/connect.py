@@ -52,6 +52,7 @@ class RunOptions:
         connect_timeout: seconds to wait for Redis at the start.
         token: the random part of the consumer name.
         replaces: the consumer names of the dead processes that this one replaces.
+        http: HOST:PORT for metrics and probes; None for none.
     """
 
     only: frozenset[str] = frozenset()
@@ -60,6 +61,7 @@ class RunOptions:
     connect_timeout: float = 60.0
     token: str | None = None
     replaces: tuple[str, ...] = ()
+    http: str | None = None
 
 
 async def run_worker(
@@ -99,12 +101,15 @@ async def run_worker(
             replaces=options.replaces,
         ),
     )
-    if not await wait_for_server(broker, options.connect_timeout, stop):
-        return True
+    publishers = [broker.publisher() for _ in apps]
     async with AsyncExitStack() as stack:
+        if options.http is not None:
+            await stack.enter_async_context(_listening(options.http, worker, publishers, apps, url))
+        if not await wait_for_server(broker, options.connect_timeout, stop):
+            return True
         stack.push_async_callback(broker.close)
-        for app in apps:
-            await stack.enter_async_context(_connected(app, broker.publisher(), url))
+        for app, publisher in zip(apps, publishers, strict=True):
+            await stack.enter_async_context(_connected(app, publisher, url))
         for app in apps:
             if app.lifespan_function is not None:
                 app.state = await stack.enter_async_context(_lifespan(app))
@@ -112,6 +117,19 @@ async def run_worker(
         drained = await worker.run(stop)
         log.info("worker.drained" if drained else "worker.drain_timed_out", consumer=worker.name, **worker.counts)
         return drained
+
+
+def _listening(
+    where: str, worker: Worker, publishers: Sequence[Publisher], apps: Sequence[Application], url: str
+) -> AbstractAsyncContextManager[None]:
+    """Metrics and probes, from before the server answers until after the drain."""
+    try:
+        from streamworker.http import Address, View, serving  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        raise ConfigError(f"--http needs the extra 'http' ({error}): pip install 'streamworker[http]'") from None
+    view = View(worker, publishers, min(app.stuck_after for app in apps))
+    # Its thread has an event loop of its own, so it has connections of its own.
+    return serving(Address.of(where), view, RedisBroker(url).observer())
 
 
 async def _serves(broker: RedisBroker) -> None:

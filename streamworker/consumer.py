@@ -23,8 +23,10 @@ from streamworker.isolation import Isolation
 from streamworker.lease import Lease
 from streamworker.logs import clean, log
 from streamworker.message import Delivery
+from streamworker.meter import GroupMeter
 from streamworker.outage import Outages, pauses
 from streamworker.report import MOST_TOLD, Report
+from streamworker.seen import Seen
 from streamworker.settling import Settling
 from streamworker.slots import Slots
 from streamworker.state import State
@@ -59,7 +61,7 @@ class Consumer:
         self.flight = Flight(keys, group.concurrency, group.prefetch)
         self._settling = Settling(self._settler, self.flight, self.counts, str(group), outages)
         state = State(group, me, self.lease, gate, self.flight, self._settling, self.counts)
-        self._clock = state.clock
+        self._state = state
         self._routes = Routes(group)
         self._failing = Failing(state)
         self._slots = {one.handler.type: Slots(one, state, self._failing) for one in self._routes.invocations}
@@ -128,6 +130,17 @@ class Consumer:
             return False
         return in_time
 
+    def measure(self) -> None:
+        """Measure messages from now on."""
+        self._state.meter = self._settling.meter = GroupMeter(self._state.clock)
+        for slots in self._slots.values():
+            slots.measure(self._state.meter)
+
+    def seen(self) -> Seen:
+        """What an onlooker sees, from another thread."""
+        return Seen(self.group, self.counts, len(self.flight), tuple(self._slots.values()), self._state.meter,
+                    self.acquirer.progress, self.acquirer.paused, self.acquirer.joined, self.membership)  # fmt: skip
+
     def _report(self) -> Report:
         """What heartbeats tell; called in their thread, while the slots go on."""
         now = monotonic()
@@ -142,7 +155,7 @@ class Consumer:
             (clean(delivery.origin.decode(errors="replace"), 50), name, round(now - started, 3))
             for started, delivery, name in running[:MOST_TOLD]
         )
-        return replace(self._process, at=self._clock.now(), running=len(running), longest=longest)
+        return replace(self._process, at=self._state.clock.now(), running=len(running), longest=longest)
 
     def _running(self) -> int:
         return sum(len(slots.running) for slots in self._slots.values())

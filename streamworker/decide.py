@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from typing import Literal
 
 from streamworker.describe import place_of, printable
 from streamworker.handler import Group, Handler
 from streamworker.logs import log
 from streamworker.message import field
-from streamworker.verdicts import Drop, Failure, Outcome, Reject, Retry, Verdict
+from streamworker.verdicts import Cause, Drop, Failure, Outcome, Reject, Retry, Verdict
 
 __all__ = ["decide", "too_old", "unrouted", "verdict_of"]
 
@@ -37,7 +38,8 @@ async def decide(handler: Handler, failure: Failure) -> Outcome:
     if isinstance(verdict, Drop):
         return Outcome("drop", printable(verdict.reason, _MOST_REASON), exception=failure.exception)
     if isinstance(verdict, Reject):
-        return _dead_letter(handler, verdict.reason, failure.exception)
+        cause: Cause = "undecodable" if failure.kind == "undecodable" else "rejected"
+        return _dead_letter(handler, cause, verdict.reason, failure.exception)
     assert isinstance(verdict, Retry)
     return _retry(handler, failure, verdict)
 
@@ -58,7 +60,7 @@ def too_old(handler: Handler, age: float) -> Outcome | None:
     """The outcome of a message published ``age`` seconds ago, if that is more than ``max_age``."""
     if handler.max_age is None or age <= handler.max_age:
         return None
-    return _dead_letter(handler, f"{age:.0f} s old, and max_age is {handler.max_age:g} s")
+    return _dead_letter(handler, "max_age", f"{age:.0f} s old, and max_age is {handler.max_age:g} s")
 
 
 def unrouted(group: Group, fields: list[bytes]) -> Outcome:
@@ -66,7 +68,7 @@ def unrouted(group: Group, fields: list[bytes]) -> Outcome:
     kind = field(fields, b"type")
     what = "has no type" if kind is None else f"has the type '{kind[:200].decode(errors='replace')}'"
     reason = printable(f"unrouted: it {what}, and no handler of group {group.name!r} takes that", _MOST_REASON)
-    return Outcome(group.unrouted, reason)
+    return Outcome(group.unrouted, reason, cause="unrouted")
 
 
 async def _ask(handler: Handler, failure: Failure) -> Verdict | None:
@@ -108,15 +110,16 @@ def _retry(handler: Handler, failure: Failure, verdict: Retry) -> Outcome:
         return Outcome("drop", f"{what}, and it is delivered at most once", exception=failure.exception)
     if verdict.counted and count >= most:
         times = "1 delivery" if count == 1 else f"{count} deliveries"
-        return _dead_letter(handler, f"{what} after {times}", failure.exception)
+        return _dead_letter(handler, "max_deliveries", f"{what} after {times}", failure.exception)
     delay = handler.retry.delay(count) if verdict.after is None else verdict.after
     reason = f"{what} in delivery {count} of {most}" if verdict.counted else f"{what}, not counted"
     return Outcome("retry", reason, delay, verdict.counted, failure.exception)
 
 
-def _dead_letter(handler: Handler, reason: str, exception: BaseException | None = None) -> Outcome:
+def _dead_letter(handler: Handler, cause: Cause, reason: str, exception: BaseException | None = None) -> Outcome:
     kept = handler.dead_letter and not _at_most_once(handler)
-    return Outcome("dead-letter" if kept else "drop", printable(reason, _MOST_REASON), exception=exception)
+    kind: Literal["dead-letter", "drop"] = "dead-letter" if kept else "drop"
+    return Outcome(kind, printable(reason, _MOST_REASON), exception=exception, cause=cause)
 
 
 def _at_most_once(handler: Handler) -> bool:

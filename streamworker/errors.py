@@ -53,28 +53,46 @@ class PublishFailed(PublishError):
 
 
 class BrokerError(StreamworkerError):
-    """The server answered with an error that has no class of its own."""
+    """The server answered with an error that has no class of its own.
+
+    Attributes:
+        kind: one word for counting.
+    """
+
+    kind = "other"
 
 
 class Unavailable(BrokerError):
     """The server cannot be reached or cannot serve right now; trying again later may help."""
 
+    kind = "unavailable"
+
 
 class AuthFailed(Unavailable):
     """The server does not accept the credentials, or its certificate is not to be trusted."""
+
+    kind = "auth"
 
 
 class GroupMissing(BrokerError):
     """The stream or its consumer group is not there any more."""
 
+    kind = "group_missing"
+
 
 class Refused(BrokerError):
     """The server is out of memory and refuses to write; reading and acking go on."""
+
+    kind = "refused"
 
 
 class WrongType(BrokerError):
     """A key holds another type than the one we keep there."""
 
+    kind = "wrong_type"
+
 
 class NotPermitted(BrokerError):
     """The user's ACL does not allow a command or a key; the text names it."""
+
+    kind = "not_permitted"

@@ -23,6 +23,7 @@ class Failing:
 
     async def failed(self, handler: Handler, delivery: Delivery, kind: FailureKind, exc: BaseException) -> None:
         """A run raised, took too long, or its body did not decode."""
+        self._state.counts.failed[handler.name, kind] += 1
         message = self._state.message(handler, delivery)
         fields = delivery.fields
         failure = Failure(
@@ -51,7 +52,8 @@ class Failing:
         elif outcome.kind == "retry":
             settling.settle(Settlement(delivery, delay=outcome.delay, counted=outcome.counted))
         elif outcome.kind == "dead-letter":
-            settling.settle(Settlement(delivery, letter=self._letter(name, delivery, outcome)))
+            letter = self._letter(name, delivery, outcome)
+            settling.settle(Settlement(delivery, letter=letter, cause=outcome.cause))
         else:
             settling.settle(Settlement(delivery))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
@@ -32,6 +33,13 @@ class Counts:
     skipped: int = 0  # trimmed before they were read
     slow: int = 0
     stuck: int = 0
+    failed: Counter[tuple[str, str]] = field(default_factory=Counter)  # runs, by handler and kind of failure
+    causes: Counter[str] = field(default_factory=Counter)  # of dead letters
+    errors: Counter[str] = field(default_factory=Counter)  # of the server, by kind
+
+    def numbers(self) -> dict[str, int]:
+        """What became of how many deliveries, by name."""
+        return {name: value for name in self.__slots__ if isinstance(value := getattr(self, name), int)}
 
 
 class Flight:

@@ -41,7 +41,7 @@ class Membership:
         self._me = me
         self._report = report
         self._watch = Watch(me, lease.seconds)
-        self._looked = 0.0
+        self.looked: float | None = None  # when the server last answered, on the monotonic clock
         self._count = 0
         self.next_due = 0.0
 
@@ -52,9 +52,9 @@ class Membership:
 
     def seen(self, sent: float, now: float, look: Look) -> None:
         """The beat sent at ``sent`` was acknowledged with ``look``."""
-        if now - self._looked > _LATE * self.lease.interval:
+        if self.looked is None or now - self.looked > _LATE * self.lease.interval:
             self._watch.restart()
-        self._looked = now
+        self.looked = now
         self.dead = self._watch.look(now, look)
         self.lease.renew(sent)
 

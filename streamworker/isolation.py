@@ -182,7 +182,8 @@ class Isolation:
         elif convicted.guilty and convicted.count >= invocation.handler.max_deliveries:
             reason = f"its worker died {convicted.count} times, the last time while it ran alone"
             kept = invocation.handler.dead_letter
-            self._failing.carry_out(invocation.handler, delivery, Outcome("dead-letter" if kept else "drop", reason))
+            outcome = Outcome("dead-letter" if kept else "drop", reason, cause="worker_died")
+            self._failing.carry_out(invocation.handler, delivery, outcome)
         else:
             self._tell(delivery)
             delivery.alone = True

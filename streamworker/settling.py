@@ -12,6 +12,7 @@ from streamworker.errors import BrokerError, GroupMissing, Unavailable
 from streamworker.flight import Counts, Flight
 from streamworker.logs import Outage, Suppressor, log
 from streamworker.message import Delivery
+from streamworker.meter import GroupMeter
 from streamworker.outage import Outages, pauses
 
 _MOST_ACKS: Final = 1000
@@ -52,6 +53,7 @@ class Settling:
         self._sure = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.meter: GroupMeter | None = None
         self.doubts = 1  # the first audit, right after joining, is one like any other
         self._resolved = 0
 
@@ -125,6 +127,7 @@ class Settling:
             try:
                 answers = await self._settler.settle(acks, failed)
             except Unavailable as error:  # done or not: the audit will tell
+                self._counts.errors[error.kind] += 1
                 self._outages.began(self, f"{self._name}: {error}")
                 self._done.extendleft(reversed(acks))
                 self._failed.extendleft(reversed(failed))
@@ -196,6 +199,8 @@ class Settling:
                 self._unknown.difference_update((delivery.key, delivery.id) for delivery in acks)
             self._flight.remove_all(acks)
             self._counts.acked += len(acks)
+            if self.meter is not None:
+                self.meter.acked(acks)
             return True
         self._acks_refused.began(str(answer))
         self._done.extend(acks)
@@ -233,6 +238,7 @@ class Settling:
             self._counts.retried += 1
         elif settlement.letter is not None:
             self._counts.dead_lettered += 1
+            self._counts.causes[settlement.cause] += 1
         else:
             self._counts.dropped += 1
 

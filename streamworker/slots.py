@@ -17,6 +17,7 @@ from streamworker.failing import Failing
 from streamworker.invocation import Invocation
 from streamworker.logs import current, log
 from streamworker.message import Delivery
+from streamworker.meter import GroupMeter, HandlerMeter
 from streamworker.slot import Slot
 from streamworker.state import InHand, State
 from streamworker.sweeper import Sweeper
@@ -38,6 +39,8 @@ class Slots:
     def __init__(self, invocation: Invocation, state: State, failing: Failing) -> None:
         self.invocation = invocation
         self.buffer: deque[Delivery] = deque()
+        self.succeeded = 0
+        self.meter: HandlerMeter | None = None
         self._handler = invocation.handler
         self._state = state
         self._failing = failing
@@ -48,6 +51,10 @@ class Slots:
         self._sweeper = Sweeper(invocation, state, failing, lambda: self.running)
         self._closed = False
         state.gate.when_opened(self.wake)
+
+    def measure(self, group: GroupMeter) -> None:
+        """Measure the runs from now on."""
+        self.meter = HandlerMeter(group)
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start the tasks and return them; they must not end by themselves."""
@@ -219,6 +226,8 @@ class Slots:
         if slot.task is not None and slot.task.cancelling():  # by itself
             return self._over(slot, delivery, None)
         slot.inside = False
+        if self.meter is not None:
+            self.meter.ended(delivery, slot.started)
         self._succeeded(delivery)
         return None
 
@@ -241,6 +250,8 @@ class Slots:
     async def _over(self, slot: Slot, delivery: Delivery, failed: tuple[FailureKind, BaseException] | None) -> None:
         """The handler ended: see who ended it, and have it settled."""
         slot.inside = False
+        if self.meter is not None:
+            self.meter.ended(delivery, slot.started)
         if slot.task is not None and slot.task.cancelling():
             await uncancel(slot.task)
         if slot.settled:  # the sweeper was faster
@@ -262,6 +273,7 @@ class Slots:
             self._succeeded(delivery)
 
     def _succeeded(self, delivery: Delivery) -> None:
+        self.succeeded += 1
         settling = self._state.settling
         if settling is None or self._acks_first:
             self._state.flight.remove(delivery)

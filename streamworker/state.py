@@ -17,6 +17,7 @@ from streamworker.lease import Lease
 from streamworker.logs import log
 from streamworker.message import Delivery, Message, headers_of, published_at
 from streamworker.message import field as field_of
+from streamworker.meter import GroupMeter
 from streamworker.settling import Settling
 
 _TELL: Final = 2.0  # seconds between two lines about trimmed entries
@@ -60,6 +61,14 @@ class Trimmed:
 
 
 @dataclass(slots=True)
+class Progress:
+    """When a loop that reads last got on, on the monotonic clock, and when the server last answered it."""
+
+    stepped: float = field(default_factory=time.monotonic)
+    answered: float | None = None
+
+
+@dataclass(slots=True)
 class State:
     """One consumer: a member of ``group``, called ``me``; ``settling`` is None for a broadcast, which acks nothing."""
 
@@ -71,6 +80,7 @@ class State:
     settling: Settling | None
     counts: Counts
     clock: ServerClock = field(default_factory=ServerClock)
+    meter: GroupMeter | None = None
     trimmed: Trimmed = field(init=False)
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ class Birth:
     """What a child is told when it is started.
 
     Attributes:
+        number: its place, from 1 on.
         token: the random part of its consumer name.
         replaces: the consumer names of the dead processes whose place it takes; several where replacements died
             before they could say so of their predecessor.
@@ -46,6 +47,7 @@ class Birth:
         signs: a descriptor it inherits; its event loop writes there every few seconds.
     """
 
+    number: int
     token: str
     replaces: tuple[str, ...]
     pipe: int
@@ -146,7 +148,7 @@ class Supervisor:
             vitals = Vitals()
             try:
                 place.process = subprocess.Popen(  # noqa: S603  (our own command line)
-                    self._command(Birth(place.token, place.replaces, pipe, vitals.writing)),
+                    self._command(Birth(place.number, place.token, place.replaces, pipe, vitals.writing)),
                     env=self._environment,
                     pass_fds=(pipe, vitals.writing),
                     start_new_session=True,

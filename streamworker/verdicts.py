@@ -83,6 +83,10 @@ class Failure:
     fields: tuple[tuple[bytes, bytes], ...]
 
 
+Cause: TypeAlias = Literal["max_deliveries", "max_age", "rejected", "undecodable", "unrouted", "worker_died"]
+"""Why a delivery is dead-lettered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one delivery is settled.
@@ -93,6 +97,7 @@ class Outcome:
         delay: seconds until the next delivery (``"retry"`` only).
         counted: whether the retry spends a delivery (``"retry"`` only).
         exception: what the handler raised, if it did.
+        cause: of a dead letter: the reason in one word, for counting.
     """
 
     kind: Literal["ack", "retry", "dead-letter", "drop"]
@@ -100,6 +105,7 @@ class Outcome:
     delay: float = 0.0
     counted: bool = True
     exception: BaseException | None = None
+    cause: Cause = "rejected"
 
 
 ACK = Outcome("ack")

@@ -25,6 +25,7 @@ from streamworker.identity import consumer_name, new_token, version
 from streamworker.logs import log
 from streamworker.outage import Outages
 from streamworker.report import Report
+from streamworker.seen import Seen
 
 _LAST_BEAT: Final = 1.0  # seconds to wait for it, when the server does not answer
 _LOOP_TICK: Final = 0.5  # seconds between two proofs that the event loop lives
@@ -71,6 +72,9 @@ class Worker:
         self._broadcasts = [Broadcast(group, broker, self.name, gate, outages) for group in broadcasts]
         self._parts: list[Consumer | Broadcast] = [*self._consumers, *self._broadcasts]
         self._heartbeat: Heartbeat | None = None
+        self._turned = monotonic()
+        self._late = 0.0
+        self.draining = False
         self._beaten = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -143,6 +147,8 @@ class Worker:
                 if not self._heartbeat.is_alive():
                     raise RuntimeError("the heartbeat thread ended")
                 self._heartbeat.loop_is_alive()
+            now = monotonic()
+            self._late, self._turned = max(0.0, now - self._turned - _LOOP_TICK), now
             await asyncio.sleep(_LOOP_TICK)
 
     async def _until_stopped(self, stop: asyncio.Event, working: list[asyncio.Task[None]]) -> None:
@@ -158,6 +164,7 @@ class Worker:
                 task.cancel()
 
     async def _drain(self) -> bool:
+        self.draining = True
         deadline = monotonic() + self._options.shutdown_timeout
         log.info("worker.draining", consumer=self.name, in_flight=sum(len(part.flight) for part in self._parts))
         drained = await asyncio.gather(*(part.drain(deadline) for part in self._parts))
@@ -171,13 +178,27 @@ class Worker:
                 await asyncio.sleep(0.01)
         await asyncio.gather(*(consumer.leave() for consumer in self._consumers))
 
+    def measure(self) -> None:
+        """Measure messages from now on; see ``meter``."""
+        for part in self._parts:
+            part.measure()
+
+    def seen(self) -> list[Seen]:
+        """What an onlooker sees of each consumer and broadcast, from another thread."""
+        return [part.seen() for part in self._parts]
+
+    @property
+    def loop_late(self) -> float:
+        """How late the event loop is, or last was, in seconds."""
+        return max(self._late, monotonic() - self._turned - _LOOP_TICK)
+
     @property
     def counts(self) -> dict[str, int]:
         """What became of all deliveries, summed over the groups."""
         total: dict[str, int] = {}
         for part in self._parts:
-            for name in part.counts.__slots__:
-                total[name] = total.get(name, 0) + getattr(part.counts, name)
+            for name, number in part.counts.numbers().items():
+                total[name] = total.get(name, 0) + number
         return total
 
 

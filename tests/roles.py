@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 PASSWORD: Final = "pass-of-a-role"
 PREFIX: Final = "role-"  # tests make users called `worker` of their own
 _LINES: Final = re.compile(r"^ACL SETUSER (\w+) (reset on >PASSWORD .*)$", re.MULTILINE)
-_BESIDES: Final = re.compile(r"^\* (?:Behind Sentinel|On a Cluster) add `(.*?)`", re.MULTILINE)
+_BESIDES: Final = re.compile(r"^\* (?:Behind Sentinel|On a Cluster|With `--http`) add `(.*?)`", re.MULTILINE)
 _DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "security.md"
 
 
@@ -26,7 +26,7 @@ def commands(role: str) -> set[str]:
 
 
 def commands_of_places() -> set[str]:
-    """What workers and publishers may call besides, behind Sentinel and on a Cluster."""
+    """What workers and publishers may call besides: behind Sentinel, on a Cluster, with --http."""
     return {word[1:] for words in _BESIDES.findall(_DOCUMENT.read_text()) for word in words.split()}
 
 

@@ -22,6 +22,7 @@ class Settings:
     log_format: str
     log_level: str
     health_dir: Path | None
+    http: str | None
     token: str | None
     replaces: tuple[str, ...]
     parent_pipe: int | None

@@ -46,6 +46,12 @@ from streamworker.cli.options import health_dir_option, option, redis_file_optio
     help="The lowest level that is logged.",
 )
 @health_dir_option
+@option(
+    "--http",
+    metavar="HOST:PORT",
+    help="Listen there: /metrics for Prometheus, /livez, /readyz, /scale. Of several workers the second one takes the "
+    "next port, and so on. Needs the extra 'http'.",
+)
 # What a supervisor tells its children.
 @click.option("--token", hidden=True)
 @click.option("--replaces", multiple=True, hidden=True)

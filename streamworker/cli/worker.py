@@ -109,6 +109,7 @@ async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, sign
         connect_timeout=settings.connect_timeout,
         token=settings.token or new_token(),
         replaces=settings.replaces,
+        http=settings.http,
     )
 
     def started() -> None:
@@ -152,6 +153,7 @@ def child_command(settings: Settings, birth: Birth) -> list[str]:
         "--log-format": settings.log_format,
         "--log-level": settings.log_level,
         "--health-dir": settings.health_dir,
+        "--http": None if settings.http is None else _next_port(settings.http, birth.number - 1),
         "--token": birth.token,
         "--parent-pipe": birth.pipe,
         "--signs-pipe": birth.signs,
@@ -162,6 +164,11 @@ def child_command(settings: Settings, birth: Birth) -> list[str]:
     if settings.burst:
         words.append("--burst")
     return [sys.executable, "-m", "streamworker", "run", *words, "--", *settings.names]
+
+
+def _next_port(where: str, by: int) -> str:
+    host, colon, port = where.rpartition(":")
+    return f"{host}{colon}{int(port) + by}" if port.isdigit() else where  # what is no port the child will tell
 
 
 def _who(settings: Settings, apps: Sequence[App], where: Endpoint) -> dict[str, object]:

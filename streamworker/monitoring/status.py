@@ -138,6 +138,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
         entry_bytes: that by the number of entries.
         oldest_entry_bytes, newest_entry_bytes: mean size of fields and values of the first and the last entries
             (20 at most); apart, where the payload has grown.
+        added: entries ever added; None before Redis 7.
         added_rate: entries added in a second.
         oldest_entry_seconds: age of the first entry; None if its id is no time.
         groups: its groups.
@@ -149,6 +150,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     entry_bytes: float | None
     oldest_entry_bytes: float | None
     newest_entry_bytes: float | None
+    added: int | None
     added_rate: float | None
     oldest_entry_seconds: float | None
     groups: tuple[GroupStatus, ...]
@@ -258,6 +260,7 @@ async def _stream(observer: Observer, before: Look | None, now: Look, stream: St
         entry_bytes=memory / length if memory is not None and length else None,
         oldest_entry_bytes=stream.old_size,
         newest_entry_bytes=stream.new_size,
+        added=stream.added,
         added_rate=added_rate,
         oldest_entry_seconds=age(stream.first, stream.now) if stream.first is not None else None,
         groups=tuple(groups),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, M
 from typing import Any, Final
 
 from streamworker.body import encode
+from streamworker.broker import Written
 from streamworker.errors import BrokerError, ConfigError, PublishError, PublishFailed, PublishUnknown, Unavailable
 from streamworker.redisbroker.driver import Place
 from streamworker.redisbroker.faults import Asked, Moved
@@ -33,6 +34,7 @@ class RedisPublisher:
     """``broker.Publisher`` on Redis. What may have been written is never tried again: that could write twice."""
 
     def __init__(self, topology: Topology, timeout: float) -> None:
+        self.written = Written()
         self._topology = topology
         self._links = SharedLinks(topology, exchange, timeout=timeout)
 
@@ -46,6 +48,7 @@ class RedisPublisher:
             raise PublishUnknown(f"publishing to {stream!r}: {reply}; it may have been written, or not")
         if isinstance(reply, BrokerError):
             raise PublishError(f"not published to {stream!r}: {reply}")
+        self.written.add(stream, 1, _size(fields))
         return str(reply, "ascii")
 
     async def publish_many(
@@ -84,6 +87,7 @@ class RedisPublisher:
         if errors:
             unknown = sum(isinstance(error, _Lost) for error in errors)
             raise PublishFailed(f"publishing to {stream!r}: {errors[0]}", before + len(batch) - len(errors), unknown)
+        self.written.add(stream, len(batch), size)
         return len(batch)
 
     async def _write(self, key: bytes, commands: list[Command], size: int) -> list[Any]:

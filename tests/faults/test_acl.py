@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ def in_scripts() -> set[str]:
     for name in scripts.__all__:
         script = getattr(scripts, name)
         if isinstance(script, Script):
-            found |= set(re.findall(r"redis\.p?call\('(\w+)'(?:, '(\w+)')?", script.source.decode()))
+            source = script.source.decode()
+            found |= set(re.findall(r"(?:redis\.p?call\(|ask\([^',]*, )'(\w+)'(?:, '(\w+)')?", source))
     return {_named(*words) for words in found}
 
 
@@ -71,11 +73,13 @@ def _is_command(known: SyncRedis, word: str) -> bool:
 
 
 def _named(first: str, second: str = "") -> str:
-    return f"{first}|{second}".lower() if first in ("XINFO", "XGROUP", "CLUSTER") else first.lower()
+    return f"{first}|{second}".lower() if first in ("XINFO", "XGROUP", "CLUSTER", "MEMORY") else first.lower()
 
 
-def test_the_worker_may_call_exactly_what_the_code_calls(known: SyncRedis) -> None:
-    assert commands("worker") | commands_of_places() == in_scripts() | in_python(known) | DRIVER
+def test_the_worker_may_call_exactly_what_the_code_calls_and_monitoring_what_it_calls_besides(known: SyncRedis) -> None:
+    called = in_scripts() | in_python(known) | DRIVER
+    assert commands("worker") | commands_of_places() <= called
+    assert called <= commands("worker") | commands_of_places() | commands("reader")
     assert not commands("worker") & commands_of_places()
 
 
@@ -224,7 +228,8 @@ async def test_an_operator_can_do_what_the_document_says_and_a_reader_can_look(p
         ("XREVRANGE", dead, "+", "-"), ("XPENDING", stream, "billing"), ("XINFO", "STREAM", stream),
         ("XINFO", "GROUPS", stream), ("XINFO", "CONSUMERS", stream, "billing"), ("HGETALL", consumers),
         ("HGET", consumers, "paused"), ("ZCARD", keys.delayed.decode()), ("ZRANGE", keys.delayed.decode(), "0", "-1"),
-        ("PING",), ("SELECT", "1"),
+        ("SCAN", "0"), ("INFO",), ("MEMORY", "USAGE", stream), ("EVAL", "return 1", "0"),
+        ("EVALSHA", hashlib.sha1(b"return 1", usedforsecurity=False).hexdigest(), "0"), ("PING",), ("SELECT", "1"),
     ]  # fmt: skip
     does: list[tuple[str, ...]] = [
         ("HSET", consumers, "paused", "1"), ("HDEL", consumers, "paused"), ("XTRIM", stream, "MAXLEN", "1"),

@@ -141,6 +141,7 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
         log_format="console",
         log_level="debug",
         health_dir=tmp_path / "health",
+        http="[::1]:8080",
         token=None,
         replaces=(),
         parent_pipe=None,
@@ -148,7 +149,7 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
     )
     for name in ("WORKERS", "SHUTDOWN_TIMEOUT", "CONNECT_TIMEOUT"):
         monkeypatch.setenv(f"STREAMWORKER_{name}", "9")
-    words = child_command(settings, Birth("abcd", ("host-1-x.sw", "host-2-y.sw"), 7, 8))
+    words = child_command(settings, Birth(3, "abcd", ("host-1-x.sw", "host-2-y.sw"), 7, 8))
     assert words[:4] == [sys.executable, "-m", "streamworker", "run"]
     told = Settings(**parsed(*words[4:]))
     differ = {
@@ -156,7 +157,7 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
     }
     replaces = ("host-1-x.sw", "host-2-y.sw")
     birth = {"token": "abcd", "replaces": replaces, "parent_pipe": 7, "signs_pipe": 8}
-    assert differ == {"redis": None, "redis_file": None, "workers": 1, **birth}
+    assert differ == {"redis": None, "redis_file": None, "workers": 1, "http": "[::1]:8082", **birth}
     assert not any("secret" in word for word in words)
 
 
