@@ -76,7 +76,8 @@ class Burst:
                 continue
             left = look[1]
             log.info(
-                "burst.waiting", group=str(consumer.group), retries=left.waiting + left.ready,
+                "burst.waiting", stream=consumer.group.stream, group=consumer.group.name,
+                retries=left.waiting + left.ready,
                 next_retry_in=round(left.next_in, 1), pending_elsewhere=left.pending,
             )  # fmt: skip
             self._told = monotonic()

@@ -115,7 +115,10 @@ async def run_worker(
                 app.state = await stack.enter_async_context(_lifespan(app))
         started()
         drained = await worker.run(stop)
-        log.info("worker.drained" if drained else "worker.drain_timed_out", consumer=worker.name, **worker.counts)
+        if drained:
+            log.info("worker.drained", consumer=worker.name, **worker.counts)
+        else:
+            log.warning("worker.drain_timed_out", consumer=worker.name, **worker.counts)
         return drained
 
 

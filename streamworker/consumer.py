@@ -59,7 +59,7 @@ class Consumer:
         self._settler = broker.settler(group, me)
         keys = (self._reader.stream_key, self._reader.retry_key)
         self.flight = Flight(keys, group.concurrency, group.prefetch)
-        self._settling = Settling(self._settler, self.flight, self.counts, str(group), outages)
+        self._settling = Settling(self._settler, self.flight, self.counts, group, outages)
         state = State(group, me, self.lease, gate, self.flight, self._settling, self.counts)
         self._state = state
         self._routes = Routes(group)
@@ -126,7 +126,10 @@ class Consumer:
         await self._release(unstarted, monotonic() + _LAST)  # what the last audit brought in
         await self._release_strays()
         if stuck or len(self.flight):
-            log.warning("drain.incomplete", group=str(self.group), running=stuck, unsettled=len(self.flight))
+            group = self.group
+            log.warning(
+                "drain.incomplete", stream=group.stream, group=group.name, running=stuck, unsettled=len(self.flight)
+            )
             return False
         return in_time
 

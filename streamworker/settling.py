@@ -10,6 +10,7 @@ from typing import Final
 from streamworker.broker import EntryName, Settlement, Settler
 from streamworker.errors import BrokerError, GroupMissing, Unavailable
 from streamworker.flight import Counts, Flight
+from streamworker.handler import Group
 from streamworker.logs import Outage, Suppressor, log
 from streamworker.message import Delivery
 from streamworker.meter import GroupMeter
@@ -33,13 +34,13 @@ class Settling:
     still pending here: that is acked, the rest is not.
     """
 
-    def __init__(self, settler: Settler, flight: Flight, counts: Counts, name: str, outages: Outages) -> None:
+    def __init__(self, settler: Settler, flight: Flight, counts: Counts, group: Group, outages: Outages) -> None:
         self._settler = settler
         self._outages = outages
         self._flight = flight
         self._counts = counts
-        self._name = name
-        self._acks_refused = Outage("ack.refused", "ack.accepted", group=name)
+        self._group = group
+        self._acks_refused = Outage("ack.refused", "ack.accepted", stream=group.stream, group=group.name)
         self._done: deque[Delivery] = deque()
         self._acking = 0
         self._first: dict[EntryName, asyncio.Future[bool]] = {}
@@ -128,7 +129,7 @@ class Settling:
                 answers = await self._settler.settle(acks, failed)
             except Unavailable as error:  # done or not: the audit will tell
                 self._counts.errors[error.kind] += 1
-                self._outages.began(self, f"{self._name}: {error}")
+                self._outages.began(self, f"{self._group}: {error}")
                 self._done.extendleft(reversed(acks))
                 self._failed.extendleft(reversed(failed))
                 self._unknown.update((one.key, one.id) for one in (*acks, *(one.delivery for one in failed)))
@@ -213,7 +214,7 @@ class Settling:
             if monotonic() >= self._refused_until:
                 self._refused_pause = min(longest, self._refused_pause * 2 or first)
                 self._refused_until = monotonic() + self._refused_pause
-                self._tell("settlement.refused", result, id=settlement.delivery.origin.decode())
+                self._tell(result, settlement.delivery)
             settlement.refused = True
             self._refused.append(settlement)
             return
@@ -242,9 +243,14 @@ class Settling:
         else:
             self._counts.dropped += 1
 
-    def _tell(self, event: str, reason: object, **values: object) -> None:
-        if (more := self._told.left_out(event)) is not None:
-            log.error(event, group=self._name, **values, reason=str(reason), more=more)
+    def _tell(self, reason: object, delivery: Delivery) -> None:
+        left_out = self._told.left_out(None)
+        if left_out is not None:
+            log.error(
+                "settlement.refused", stream=self._group.stream, group=self._group.name,
+                message_id=delivery.origin.decode(errors="replace"), reason=str(reason),
+                **({"left_out": left_out} if left_out else {}),
+            )  # fmt: skip
 
     def _was_unknown(self, delivery: Delivery) -> bool:
         """Whether its settlement was under way when a connection was lost: that it is gone says it was carried out."""

@@ -42,6 +42,7 @@ class Slots:
         self.succeeded = 0
         self.meter: HandlerMeter | None = None
         self._handler = invocation.handler
+        self._where = {"stream": state.group.stream, "group": state.group.name, "handler": invocation.handler.name}
         self._state = state
         self._failing = failing
         self._acks_first = self._handler.ack == "before" and state.settling is not None
@@ -101,7 +102,7 @@ class Slots:
         elif to is not None:
             for slot in self.running:
                 if slot.delivery is delivery:
-                    log.warning("lease.lost", handler=self._handler.name, message_id=delivery.origin.decode(), to=to)
+                    log.warning("lease.lost", **self._where, message_id=delivery.origin.decode(errors="replace"), to=to)
                     slot.stop("lost")
 
     def close(self) -> list[Delivery]:
@@ -172,7 +173,7 @@ class Slots:
 
     def _vacate(self, slot: Slot) -> None:
         if slot.settled:
-            log.warning("handler.unstuck", handler=self._handler.name, seconds=round(monotonic() - slot.started))
+            log.warning("handler.unstuck", **self._where, seconds=round(monotonic() - slot.started))
         else:
             self._state.gate.leave()
         slot.delivery = None

@@ -32,6 +32,7 @@ class Sweeper:
     ) -> None:
         self._invocation = invocation
         self._handler = invocation.handler
+        self._where = {"stream": state.group.stream, "group": state.group.name, "handler": invocation.handler.name}
         self._state = state
         self._failing = failing
         self._running = running
@@ -72,7 +73,7 @@ class Sweeper:
         elif age >= _LONG and not slot.mentioned:
             slot.mentioned = True
             self._state.counts.slow += 1
-            log.warning("handler.slow", handler=self._handler.name, seconds=round(age))
+            log.warning("handler.slow", **self._where, seconds=round(age))
 
     def _report_stuck(self, slot: Slot, age: float) -> None:
         """It does not end: the others go on without its slot, and isolation does not wait for it."""
@@ -81,7 +82,7 @@ class Sweeper:
             slot.delivery.alone = False
         self._state.gate.leave()
         self._state.counts.stuck += 1
-        log.error("handler.stuck", handler=self._handler.name, seconds=round(age), stream=self._state.group.stream)
+        log.error("handler.stuck", **self._where, seconds=round(age))
 
     def _settle_stuck(self, slot: Slot, age: float) -> None:
         """It runs on past timeout and grace: its message is settled as failed."""
