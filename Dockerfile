@@ -20,7 +20,7 @@ WORKDIR /build
 
 # The dependencies first: this layer is made again when pyproject.toml changes, not when the code does.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['uvloop'], sep='\n')" > requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['uvloop'], *p['optional-dependencies']['http'], sep='\n')" > requirements.txt \
     && pip install --no-cache-dir -r requirements.txt
 
 COPY README.md LICENSE ./
