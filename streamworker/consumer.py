@@ -134,7 +134,8 @@ class Consumer:
         return in_time
 
     def measure(self) -> None:
-        """Measure messages from now on."""
+        """Measure messages from now on, for metrics that are served; heartbeats say so."""
+        self._process = replace(self._process, http=True)
         self._state.meter = self._settling.meter = GroupMeter(self._state.clock)
         for slots in self._slots.values():
             slots.measure(self._state.meter)

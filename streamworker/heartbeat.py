@@ -11,7 +11,7 @@ from streamworker.broker import Beat, Dead, Look, Pulse
 from streamworker.errors import BrokerError
 from streamworker.lease import Lease
 from streamworker.logs import Outage
-from streamworker.report import Report, heartbeat_value
+from streamworker.report import Report, heartbeat_value, report_of
 from streamworker.standstill import Standstill
 from streamworker.watch import MARKED_DEAD, Watch
 
@@ -60,8 +60,9 @@ class Membership:
 
     @property
     def is_first(self) -> bool:
-        """Whether no other living worker's name comes before this one's: who does what one of the fleet has to do."""
-        return all(self._me < name for name in self._watch.living)
+        """Whether this is the one of the living that tells about the stream: the first by name that serves metrics."""
+        reports = {name: report_of(value) for name, value in list(self._watch.living.items())}
+        return all(self._me < name for name, report in reports.items() if report is not None and report.http)
 
     def on_duty(self, now: float) -> bool:
         """Whether this worker is in the half of the group that waits for suspects, at the server's time ``now``.

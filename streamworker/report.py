@@ -16,6 +16,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         host, pid, version: of the process.
         started: Unix time in seconds, by the worker's clock.
         at: when this was written, Unix time in seconds, by the server's clock as the worker knows it.
+        http: whether it serves metrics.
         running: how many handlers run.
         longest: of those that have been running for longest: entry id, handler, for how many seconds.
     """
@@ -25,6 +26,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     started: float = 0.0
     at: float = 0.0
+    http: bool = False
     running: int = 0
     longest: tuple[tuple[str, str, float], ...] = ()
 

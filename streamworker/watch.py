@@ -27,7 +27,7 @@ class Watch:
         self._me = me
         self._lease = lease
         self._seen: dict[str, tuple[bytes, float]] = {}
-        self.living: frozenset[str] = frozenset()  # the others, when this watch last looked
+        self.living: dict[str, bytes] = {}  # the others, when this watch last looked, and their heartbeats
 
     def restart(self) -> None:
         """Forget since when: a look failed or came late, so nobody knows what happened meanwhile."""
@@ -48,7 +48,8 @@ class Watch:
             if value == MARKED_DEAD or now - seen[name][1] >= self._lease_of(value):
                 dead.append(Dead(name, value))
         self._seen = seen
-        self.living = frozenset(names.intersection(look.values).difference(one.name for one in dead))
+        gone = {one.name for one in dead}
+        self.living = {name: look.values[name] for name in names.intersection(look.values) - gone}
         return tuple(dead)
 
     def _lease_of(self, value: bytes) -> float:

@@ -19,7 +19,7 @@ class Sampler:
     """Looks at the streams for which this worker is the first of the fleet.
 
     All members of all groups of a stream could tell the same. The one tells whose consumer name comes first among
-    those that live: no locks, which outlive their holder.
+    those that live and serve metrics: no locks, which outlive their holder.
 
     Args:
         view: the worker.
@@ -78,5 +78,5 @@ class Sampler:
 
     def _is_first(self, stream: StreamStatus) -> bool:
         """Whether no living worker of another group comes before this one; its own group's it knows by heartbeats."""
-        others = [one.name for group in stream.groups for one in group.consumers if one.alive]
+        others = [one.name for group in stream.groups for one in group.consumers if one.alive and one.http]
         return all(self._view.worker.name <= name for name in others)

@@ -60,6 +60,7 @@ class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
         beat_seconds: of our workers, since the last heartbeat; None for other programs.
         alive: of our workers, whether that is less than the lease; None for other programs.
         host, pid, version, started: of our workers; the last is Unix time in seconds.
+        http: of our workers, whether it serves metrics.
         running: of our workers, how many handlers run.
         longest: of those, the ones that have been running for longest.
     """
@@ -74,6 +75,7 @@ class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     version: str | None = None
     started: float | None = None
+    http: bool | None = None
     running: int | None = None
     longest: tuple[Running, ...] = ()
 
@@ -185,22 +187,20 @@ class Look(msgspec.Struct, frozen=True):
     errors: Mapping[str, str]
 
 
-async def status(
-    observer: Observer, streams: Iterable[str] | None = None, *, over: float = 1.0, before: Look | None = None
-) -> Status:
+async def status(observer: Observer, streams: Iterable[str] | None = None, *, over: float = 1.0) -> Status:
     """The numbers of ``streams``, by default of all streams of the server.
 
     Args:
         observer: the server.
         streams: names.
         over: seconds to look twice within, for the rates; 0 leaves them out.
-        before: an earlier look, instead of waiting for a second one.
 
     Raises:
         Unavailable: the server cannot be reached.
     """
-    wanted = await _wanted(observer, streams)
-    if before is None and over > 0:
+    wanted = await observer.streams() if streams is None else dict.fromkeys(streams, ())
+    before = None
+    if over > 0:
         before = await take_look(observer, wanted)
         await asyncio.sleep(over)
     return await of_looks(observer, before, await take_look(observer, wanted))
@@ -229,12 +229,6 @@ async def of_looks(observer: Observer, before: Look | None, now: Look) -> Status
     then = max((stream.now for stream in before.facts.values()), default=None) if before is not None else None
     seconds = at - then if at is not None and then is not None else 0.0
     return Status(at=at, seconds=max(0.0, seconds), streams=tuple(streams), errors=dict(now.errors))
-
-
-async def _wanted(observer: Observer, streams: Iterable[str] | None) -> Mapping[str, Collection[str]]:
-    if streams is None:
-        return await observer.streams()
-    return dict.fromkeys(streams, ())
 
 
 async def _stream(observer: Observer, before: Look | None, now: Look, stream: StreamFacts) -> StreamStatus:
@@ -355,6 +349,7 @@ def _consumer(facts: ConsumerFacts, value: bytes | None, now: float) -> Consumer
         more = {
             "beat_seconds": silent, "alive": silent < (lease_of(value) or 0.0),
             "host": report.host, "pid": report.pid, "version": report.version, "started": report.started,
+            "http": report.http,
             "running": report.running,
             "longest": tuple(Running(id=id, handler=name, seconds=long) for id, name, long in report.longest),
         }  # fmt: skip
