@@ -112,7 +112,7 @@ class Server:
         assert self.process is None, f"{self!r} is running already"
         fixed = self.port
         for _ in range(5):  # a port that was free a moment ago may be taken by the time the server binds it
-            self.port = fixed or _free_port()
+            self.port = fixed or free_port()
             with (self.folder / "log").open("ab") as log:
                 self.process = subprocess.Popen(
                     dying_with_us(KINDS[self.kind].binary(), *self._config, *self._options(), *self._arguments),
@@ -230,7 +230,8 @@ def nothing_is_left(folder: Path, token: str) -> None:
         time.sleep(0.05)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nothing listened on a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

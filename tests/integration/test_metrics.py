@@ -20,7 +20,7 @@ from redis import Redis
 
 from tests.conftest import ProgramOf, ServerOf
 from tests.programs import Program
-from tests.servers import Server
+from tests.servers import Server, free_port
 from tests.waiting import wait_until_sync
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -54,12 +54,6 @@ async def charge(order: dict) -> None:
 async def heard(order: dict) -> None:
     journal("heard")
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)
