@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
+from streamworker.cli.printing import print_json
 from streamworker.errors import BrokerError, Unavailable
 from streamworker.logs import clean
 from streamworker.monitoring.facts import Observer, ServerFacts, StreamFacts
 from streamworker.monitoring.position import MOST_COUNTED, lag_of
 from streamworker.monitoring.remarks import Limits, exceeded, remarks
-from streamworker.monitoring.status import GroupStatus, Look, Status, StreamStatus, of_looks, take_look
+from streamworker.monitoring.status import GroupStatus, Look, Status, of_looks, take_look
 from streamworker.monitoring.words import name, number, size, span, table
 
 _CLEAR = "\x1b[H\x1b[2J"
@@ -138,14 +139,10 @@ def _rate(rate: float | None) -> str:
 
 def _print_json(status: Status) -> None:
     for stream in status.streams:
-        click.echo(_json_of(stream, status))
+        print_json({"at": status.at, "over_seconds": status.seconds, **msgspec.to_builtins(stream)})
     for stream_name, text in status.errors.items():
-        click.echo(msgspec.json.encode({"stream": clean(stream_name), "error": text}))
+        print_json({"stream": stream_name, "error": text})
     sys.stdout.flush()
-
-
-def _json_of(stream: StreamStatus, status: Status) -> bytes:
-    return msgspec.json.encode({"at": status.at, "over_seconds": status.seconds, **msgspec.to_builtins(stream)})
 
 
 async def lag_now(observer: Observer, stream: str, group: str) -> int:
