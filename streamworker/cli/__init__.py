@@ -7,10 +7,13 @@ import sys
 import click
 
 from streamworker.cli.ending import ending
+from streamworker.cli.entries import inspect, tail
 from streamworker.cli.healthcheck import healthcheck
 from streamworker.cli.publish import publish
 from streamworker.cli.run import run
 from streamworker.cli.status import lag, status
+from streamworker.cli.top import top
+from streamworker.cli.workers import workers
 from streamworker.errors import StreamworkerError
 
 __all__ = ["main"]
@@ -39,6 +42,10 @@ cli.add_command(run)
 cli.add_command(publish)
 cli.add_command(status)
 cli.add_command(lag)
+cli.add_command(top)
+cli.add_command(workers)
+cli.add_command(tail)
+cli.add_command(inspect)
 cli.add_command(healthcheck)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import click
 import msgspec
@@ -18,7 +17,7 @@ from streamworker.monitoring.facts import Observer, ServerFacts, StreamFacts
 from streamworker.monitoring.position import MOST_COUNTED, lag_of
 from streamworker.monitoring.remarks import Limits, exceeded, remarks
 from streamworker.monitoring.status import GroupStatus, Look, Status, of_looks, take_look
-from streamworker.monitoring.words import name, number, size, span, table
+from streamworker.monitoring.words import moment, name, number, size, span, table, width
 
 _CLEAR = "\x1b[H\x1b[2J"
 _MOST_LAG = 100_000
@@ -52,7 +51,7 @@ class Looking:
 
     async def show(self, *, as_json: bool, watch: bool) -> int:
         """Print it, once or again and again; returns the exit code."""
-        server = await _server(self._observer)
+        server = await server_of(self._observer)
         before = await self._look() if self._interval else None
         while True:
             await asyncio.sleep(self._interval)
@@ -84,57 +83,75 @@ class Looking:
         return await take_look(self._observer, wanted, max(MOST_COUNTED, most + 1))
 
     def _text(self, status: Status, server: ServerFacts | None) -> list[str]:
-        workers = {one.name for group in status.groups for one in group.consumers if one.alive}
-        words = [self._where, f"{len(workers)} worker{'' if len(workers) == 1 else 's'}"]
-        if server is not None:
-            words.insert(0, f"{server.name} {server.version}")
-            if server.append_only is not None:
-                words.append("append-only file on" if server.append_only else "append-only file off")
-            words += [server.eviction] if server.eviction else []
-        if status.at is not None:
-            words.append(datetime.fromtimestamp(status.at, UTC).strftime("%H:%M:%S UTC"))
-        lines = [clean(" · ".join(words))]
+        lines = [headline(status, server, self._where)]
         lines += status_table(status) if status.streams else ["no streams"]
         return lines + [f"! {text}" for text in remarks(status)]
 
 
-def status_table(status: Status, width: int | None = None) -> list[str]:
-    """A line for each group, at most ``width`` characters wide if that is possible; the terminal's by default."""
+def headline(status: Status, server: ServerFacts | None, where: str) -> str:
+    """Which server, how many workers, when."""
+    workers = {one.name for group in status.groups for one in group.consumers if one.alive}
+    words = [where, f"{len(workers)} worker{'' if len(workers) == 1 else 's'}"]
+    if status.at is not None:
+        words.append(moment(status.at, "%H:%M:%S UTC"))
+    if server is not None:
+        words.insert(0, f"{server.name} {server.version}")
+        if server.append_only is not None:
+            words.append("append-only file on" if server.append_only else "append-only file off")
+        words += [server.eviction] if server.eviction else []
+    return clean(" · ".join(words))
+
+
+def status_table(status: Status, most: int | None = None) -> list[str]:
+    """A line for each group, at most ``most`` columns wide if that is possible; the terminal's by default."""
     rows = [list(_COLUMNS)]
     for stream in status.streams:
-        first = [name(stream.stream), number(stream.length), size(stream.memory_bytes), _rate(stream.added_rate)]
+        first = [name(stream.stream), number(stream.length), size(stream.memory_bytes), rate(stream.added_rate)]
         rows += [first + [""] * 8] if not stream.groups else []
         for at, group in enumerate(stream.groups):
             rows.append((["", "", "", ""] if at else first) + _cells(group))
-    width = width or shutil.get_terminal_size().columns
+    most = most or shutil.get_terminal_size().columns
     shown = list(range(len(_COLUMNS)))
     for spared in (None, *_SPARED):
         shown = [column for column in shown if column != spared]
         right = {at for at, column in enumerate(shown) if column in _RIGHT}
         lines = table([[row[column] for column in shown] for row in rows], right)
-        if max(map(len, lines)) <= width:
+        if max(map(width, lines)) <= most:
             break
     return lines
 
 
 def _cells(group: GroupStatus) -> list[str]:
-    mark = {"exact": "", "counted": "*", "at_least": "+"}[group.lag_kind]
     deliveries = f" ({group.oldest_pending.deliveries})" if group.oldest_pending is not None else ""
-    drained = "never" if group.falls_behind else span(group.drain_seconds)
     return [
         name(group.group),
-        number(group.lag) + mark if group.exists else "gone",
+        lag_cell(group),
         span(group.lag_seconds),
         number(group.pending) + deliveries,
         number(group.retries),
-        _rate(group.ack_rate),
-        "paused" if group.paused else drained,
+        rate(group.ack_rate),
+        drained_cell(group),
         number(group.dead_letters),
     ]
 
 
-def _rate(rate: float | None) -> str:
-    return "-" if rate is None else number(rate)
+def lag_cell(group: GroupStatus) -> str:
+    """The lag, with ``*`` if it was counted, ``+`` if it is at least that."""
+    if not group.exists:
+        return "gone"
+    return number(group.lag) + {"exact": "", "counted": "*", "at_least": "+"}[group.lag_kind]
+
+
+def drained_cell(group: GroupStatus) -> str:
+    """When the lag is gone."""
+    if group.paused:
+        return "paused"
+    return "never" if group.falls_behind else span(group.drain_seconds)
+
+
+def rate(value: float | None) -> str:
+    """Of things in a second; ``-`` where it was not measured."""
+    return "-" if value is None else number(value)
 
 
 def _print_json(status: Status) -> None:
@@ -164,10 +181,11 @@ async def lag_now(observer: Observer, stream: str, group: str) -> int:
     return 0
 
 
-async def _server(observer: Observer) -> ServerFacts | None:
+async def server_of(observer: Observer) -> ServerFacts | None:
+    """What the server says of itself; None to whom may not ask."""
     try:
         return await observer.server()
     except Unavailable:
         raise
-    except BrokerError:  # who may not ask
+    except BrokerError:
         return None

@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
     """``click.option`` with the variable ``STREAMWORKER_…`` and the default shown in the help."""
-    variable = "STREAMWORKER_" + names[0].removeprefix("--").replace("-", "_").upper()
+    variable = "STREAMWORKER_" + names[0].partition("/")[0].removeprefix("--").replace("-", "_").upper()
     settings.setdefault("show_default", True)
     return click.option(*names, envvar=variable, show_envvar=True, **settings)
 

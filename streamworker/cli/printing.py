@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import shutil
+import sys
 from typing import Any
 
 import click
+
+from streamworker.logs import clean
+from streamworker.monitoring.shown import EntryShown
+from streamworker.monitoring.words import cut
 
 
 def print_json(value: Any) -> None:
     """One line of JSON. It is ASCII: what turns the direction of writing, lone surrogates and the like are escaped."""
     click.echo(json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f"))
+
+
+def print_line(text: str, *, full: bool = False) -> None:
+    """A line that is printable already, cut where the terminal ends, if it is one and not all is wanted."""
+    click.echo(text if full or not sys.stdout.isatty() else cut(text, shutil.get_terminal_size().columns))
+
+
+def one_line(text: str, *, full: bool = False) -> str:
+    """``text`` on one line, escaped; of more than 4,096 characters the beginning, if not all is wanted."""
+    return clean(text, 16 * len(text) + 100) if full else clean(text)
+
+
+def body_of(entry: EntryShown) -> str:
+    """The body as text; what is not UTF-8 with its bytes escaped; of a flat record its fields."""
+    if entry.body is not None and entry.encoding == "base64":
+        return base64.b64decode(entry.body).decode(errors="backslashreplace")
+    if entry.body is not None:
+        return entry.body
+    return " ".join(f"{name}={value}" for name, value in (entry.fields or {}).items() if name != "type")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from streamworker.errors import BrokerError
+
+if TYPE_CHECKING:
+    from streamworker.monitoring.entries import Page, Sighting
 
 EntryId: TypeAlias = tuple[int, int]
 """Milliseconds and sequence number; compares as the server compares ids."""
@@ -181,6 +184,30 @@ class Observer(Protocol):
 
     async def count(self, stream: str, after: EntryId, upto: EntryId, most: int) -> int | None:
         """How many entries lie behind ``after`` and up to ``upto``; None if they are more than ``most``."""
+        ...
+
+    async def before_last(self, stream: str, count: int, dead_of: str | None = None) -> EntryId:
+        """The id behind which the last ``count`` entries lie; the smallest one if there are no more of them.
+
+        Args:
+            stream: the stream.
+            count: how many.
+            dead_of: not of the stream, but of this group's dead letters.
+        """
+        ...
+
+    async def page(self, stream: str, after: EntryId, most: int, dead_of: str | None = None) -> Page:
+        """Some of the entries behind ``after``: ``most`` or less, but one at least if there are any."""
+        ...
+
+    async def find(self, stream: str, id: EntryId, also: Collection[str] = ()) -> Sighting:
+        """Where the entry ``id`` is, and what each group has of it.
+
+        Args:
+            stream: the stream.
+            id: the entry's, in the stream.
+            also: groups to look for even if only our keys are left of them.
+        """
         ...
 
     async def close(self) -> None: ...

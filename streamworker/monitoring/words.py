@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from datetime import UTC, datetime
 from typing import Final
 
 from streamworker.logs import clean
@@ -48,9 +50,40 @@ def name(value: str, most: int = 40) -> str:
 
 def table(rows: list[list[str]], right: set[int]) -> list[str]:
     """Lines with the cells below each other; the columns in ``right`` are flushed right."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    widths = [max(width(row[at]) for row in rows) for at in range(len(rows[0]))]
     return [
-        "  ".join(cell.rjust(width) if at in right else cell.ljust(width)
-                  for at, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(pad(cell, wide, right=at in right)
+                  for at, (cell, wide) in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in rows
     ]  # fmt: skip
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal printable text takes, at most."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def pad(text: str, wide: int, *, right: bool = False) -> str:
+    """``text`` with spaces up to ``wide`` columns, behind it or in front of it."""
+    spaces = " " * (wide - width(text))
+    return spaces + text if right else text + spaces
+
+
+def cut(text: str, most: int) -> str:
+    """``text`` in at most ``most`` columns, with ``…`` where something is left out."""
+    if width(text) <= most:
+        return text
+    taken = at = 0
+    while at < len(text) and taken + _columns(text[at]) < most:
+        taken += _columns(text[at])
+        at += 1
+    return text[:at] + "…" if most > 0 else ""
+
+
+def moment(time: float | None, form: str = "%Y-%m-%d %H:%M:%S UTC") -> str:
+    """A Unix time in seconds."""
+    return UNKNOWN if time is None else datetime.fromtimestamp(time, UTC).strftime(form)
+
+
+def _columns(char: str) -> int:
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1

@@ -9,21 +9,22 @@ from typing import Any, Final
 
 from streamworker.errors import BrokerError, NotPermitted, Unavailable
 from streamworker.identity import SUFFIX
+from streamworker.monitoring.entries import Page, Sighting
 from streamworker.monitoring.facts import (
     Beside,
     ConsumerFacts,
     EntryId,
     GroupFacts,
-    Oldest,
     ServerFacts,
     StreamFacts,
 )
 from streamworker.redisbroker import scripts
-from streamworker.redisbroker.faults import Moved
+from streamworker.redisbroker.asking import Asking, decoded, encoded
+from streamworker.redisbroker.finder import Finder, oldest_of
 from streamworker.redisbroker.keys import Keys, owner_of, parse_id
 from streamworker.redisbroker.link import Link
 from streamworker.redisbroker.scripts.observing import MOST_CONSUMERS
-from streamworker.redisbroker.settler import Question, ScriptCall, exchange
+from streamworker.redisbroker.settler import exchange
 from streamworker.redisbroker.shared import SharedLinks
 from streamworker.redisbroker.topology import Topology
 
@@ -39,6 +40,8 @@ class RedisObserver:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._links = SharedLinks(topology, exchange, timeout=_TIMEOUT)
+        self._asking = Asking(self._links)
+        self._finder = Finder(self._asking)
 
     async def server(self) -> ServerFacts:
         link = Link((await self._topology.parts())[0], timeout=_TIMEOUT)
@@ -64,7 +67,7 @@ class RedisObserver:
                 while True:
                     cursor, keys = await link.call("SCAN", cursor, "COUNT", _SCANNED, "TYPE", "stream")
                     for key in keys:
-                        name = key.decode(errors="surrogateescape")
+                        name = decoded(key)
                         owner = owner_of(name)
                         if owner is None:
                             found.setdefault(name, set())
@@ -85,8 +88,8 @@ class RedisObserver:
             return 0
         place, total = _written(after), 0
         while total <= most:
-            count, last = await self._ask(
-                stream, scripts.COUNT, (_bytes(stream),), (place, _written(upto), _COUNT_PAGE)
+            count, last = await self._asking.script(
+                stream, scripts.COUNT, (encoded(stream),), (place, _written(upto), _COUNT_PAGE)
             )
             total += int(count)
             if int(count) < _COUNT_PAGE:
@@ -94,12 +97,21 @@ class RedisObserver:
             place = str(last, "ascii")
         return None
 
+    async def before_last(self, stream: str, count: int, dead_of: str | None = None) -> EntryId:
+        return await self._finder.before_last(stream, count, dead_of)
+
+    async def page(self, stream: str, after: EntryId, most: int, dead_of: str | None = None) -> Page:
+        return await self._finder.page(stream, after, most, dead_of)
+
+    async def find(self, stream: str, id: EntryId, also: Collection[str] = ()) -> Sighting:
+        return await self._finder.find(stream, id, also)
+
     async def close(self) -> None:
         await self._links.close()
 
     async def _stream(self, name: str, also: Collection[str]) -> StreamFacts | BrokerError:
         try:
-            reply = await self._ask(name, scripts.OBSERVE, (_bytes(name),), (_WEIGHED, MOST_CONSUMERS))
+            reply = await self._asking.script(name, scripts.OBSERVE, (encoded(name),), (_WEIGHED, MOST_CONSUMERS))
             groups = [_group(flat) for flat in reply[8]] if len(reply) > 1 else []
             names = {group.name for group in groups}
             groups += [GroupFacts(name=gone, exists=False) for gone in sorted(set(also) - names)]
@@ -116,27 +128,10 @@ class RedisObserver:
         except UnicodeEncodeError:  # other programs may use any bytes; no app of ours has such a name
             return Beside()
         try:
-            reply = await self._ask(stream, scripts.BESIDE, keys.beside, (group,))
+            reply = await self._asking.script(stream, scripts.BESIDE, keys.beside, (group,))
         except NotPermitted:  # who may see the stream, but not what we keep beside it
             return Beside()
         return _beside(reply)
-
-    async def _ask(self, stream: str, *call: Any) -> Any:
-        """Run a script at the server that has ``stream``; where that has just moved, there."""
-        question: Question = ([], [_call(*call)])
-        for again in (True, False):
-            (reply,) = await self._links.ask(_bytes(stream), question)
-            if isinstance(reply, Moved) and again:
-                continue
-            if isinstance(reply, BrokerError):
-                raise reply
-            return reply
-        raise AssertionError("not reached")
-
-
-def _call(*call: Any) -> ScriptCall:
-    script, keys, arguments = call
-    return script, keys, arguments
 
 
 def _stream(name: str, reply: list[Any], groups: tuple[GroupFacts, ...]) -> StreamFacts:
@@ -162,16 +157,16 @@ def _stream(name: str, reply: list[Any], groups: tuple[GroupFacts, ...]) -> Stre
 def _group(flat: list[Any]) -> GroupFacts:
     name, pending, last_delivered, read, lag, next_id, oldest, consumers = flat
     return GroupFacts(
-        name=_text(name),
+        name=decoded(name),
         pending=pending,
         last_delivered=parse_id(last_delivered),
         entries_read=read,
         server_lag=lag,
         next_id=_id(next_id),
-        oldest=_oldest(oldest),
+        oldest=oldest_of(oldest),
         consumers=tuple(
             ConsumerFacts(
-                name=_text(consumer),
+                name=decoded(consumer),
                 pending=held,
                 idle=idle / 1000,
                 inactive=None if inactive is None or inactive < 0 else inactive / 1000,
@@ -190,7 +185,7 @@ def _beside(reply: list[Any]) -> Beside:
         delayed=delayed,
         ready=max(0, length - retried),
         retried=retried,
-        oldest_retried=_oldest(oldest),
+        oldest_retried=oldest_of(oldest),
         next_due=None if due is None else due / 1000,
         dead=dead,
         oldest_dead=_time(first),
@@ -198,19 +193,12 @@ def _beside(reply: list[Any]) -> Beside:
         paused=b"paused" in hash_,
         trimmed=int(trimmed) if trimmed.isdigit() else 0,
         trimmed_before=int(before) if before.isdigit() else None,
-        values={_text(name): value for name, value in hash_.items() if name.endswith(SUFFIX.encode())},
+        values={decoded(name): value for name, value in hash_.items() if name.endswith(SUFFIX.encode())},
     )
 
 
 def _with(group: GroupFacts, beside: Beside) -> GroupFacts:
     return replace(group, beside=beside)
-
-
-def _oldest(found: list[Any]) -> Oldest | None:
-    if not found:
-        return None
-    id, consumer, idle, deliveries = found
-    return Oldest(id=str(id, "ascii"), consumer=_text(consumer), idle=max(0, idle) / 1000, deliveries=deliveries)
 
 
 def _id(found: bytes | None) -> EntryId | None:
@@ -223,14 +211,6 @@ def _written(id: EntryId) -> str:
 
 def _time(found: bytes | None) -> float | None:
     return parse_id(found)[0] / 1000 if found is not None else None
-
-
-def _text(name: bytes) -> str:
-    return name.decode(errors="surrogateescape")
-
-
-def _bytes(name: str) -> bytes:
-    return name.encode(errors="surrogateescape")
 
 
 def _lines(info: bytes) -> dict[str, str]:

@@ -12,6 +12,7 @@ What they have in common:
 """
 
 from streamworker.redisbroker.scripts.counting import COUNT, SKIPPED
+from streamworker.redisbroker.scripts.finding import COPIES, FIND, PAGE
 from streamworker.redisbroker.scripts.membership import BEAT, CLAIM_ALONE, LEAVE, LEFT
 from streamworker.redisbroker.scripts.observing import BESIDE, OBSERVE
 from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RELEASED, RETRY
@@ -25,12 +26,15 @@ __all__ = [
     "BESIDE",
     "CLAIM_ABANDONED",
     "CLAIM_ALONE",
+    "COPIES",
     "COUNT",
     "DEAD_LETTER",
     "DROP",
+    "FIND",
     "LEAVE",
     "LEFT",
     "OBSERVE",
+    "PAGE",
     "RELEASE",
     "RELEASED",
     "RETRY",
