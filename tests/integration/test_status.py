@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 
 STREAM_FIELDS = {
     "at", "over_seconds", "stream", "length", "memory_bytes", "entry_bytes", "oldest_entry_bytes",
-    "newest_entry_bytes", "added_rate", "oldest_entry_seconds", "groups",
+    "newest_entry_bytes", "added", "added_rate", "oldest_entry_seconds", "groups",
 }  # fmt: skip
 GROUP_FIELDS = {
     "stream", "group", "exists", "lag", "lag_kind", "server_lag", "lag_seconds", "pending", "oldest_pending",
@@ -34,7 +34,7 @@ GROUP_FIELDS = {
 OLDEST_FIELDS = {"id", "consumer", "deliveries", "idle_seconds", "age_seconds"}
 CONSUMER_FIELDS = {
     "name", "pending", "idle_seconds", "inactive_seconds", "beat_seconds", "alive", "host", "pid", "version",
-    "started", "running", "longest",
+    "started", "http", "running", "longest",
 }  # fmt: skip
 RUNNING_FIELDS = {"id", "handler", "seconds"}
 
