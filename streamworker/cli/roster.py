@@ -38,7 +38,7 @@ async def workers_now(observer: Observer, streams: Sequence[str], *, as_json: bo
 def longest_of(running: Sequence[Running]) -> str:
     """The handler that has been running for longest."""
     if not running:
-        return ""
+        return "-"
     return f"{name(running[0].handler)} {clean(running[0].id, 50)} for {span(running[0].seconds)}"
 
 

@@ -39,13 +39,13 @@ class ConsumerFacts:
     Attributes:
         name: its name.
         pending: entries of the user's stream that it holds.
-        idle: seconds since it last asked for something.
+        idle: seconds since it last asked for something; None where nobody knows.
         inactive: seconds since it was last given something; None where the server does not know (before 7.2).
     """
 
     name: str
     pending: int
-    idle: float
+    idle: float | None
     inactive: float | None
 
 

@@ -78,7 +78,7 @@ def _worker(members: list[tuple[GroupStatus, ConsumerStatus]], now: float) -> Wo
     told = [one for _, one in members if one.beat_seconds is not None]
     # Each group has its own heartbeat; the youngest one knows best.
     last = min(told, key=lambda one: one.beat_seconds or 0.0) if told else members[0][1]
-    silent = last.beat_seconds if ours else min(one.idle_seconds for _, one in members)
+    silent = last.beat_seconds if ours else members[0][1].idle_seconds
     uptime = None
     if last.started is not None and last.beat_seconds is not None:
         uptime = max(0.0, now - last.beat_seconds - last.started)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -55,7 +55,7 @@ class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: its name.
         pending: entries of the stream that it holds.
-        idle_seconds: since it last asked for something.
+        idle_seconds: since it last asked for something; None of a worker that has not been given anything (6.2).
         inactive_seconds: since it was last given something; None where the server does not know (before 7.2).
         beat_seconds: of our workers, since the last heartbeat; None for other programs.
         alive: of our workers, whether that is less than the lease; None for other programs.
@@ -67,7 +67,7 @@ class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     pending: int
-    idle_seconds: float
+    idle_seconds: float | None
     inactive_seconds: float | None
     beat_seconds: float | None = None
     alive: bool | None = None
@@ -310,7 +310,7 @@ def _group(
         drain_seconds=drain,
         falls_behind=never,
         paused=beside.paused,
-        consumers=tuple(_consumer(one, beside.values.get(one.name), stream.now) for one in group.consumers),
+        consumers=tuple(_consumers(group, stream.now)),
     )
 
 
@@ -339,6 +339,18 @@ def _oldest(oldest: Oldest | None, now: float) -> OldestPending | None:
         idle_seconds=oldest.idle,
         age_seconds=age((int(milliseconds), int(sequence)), now),
     )
+
+
+def _consumers(group: GroupFacts, now: float) -> Iterator[ConsumerStatus]:
+    values = group.beside.values
+    yield from (_consumer(one, values.get(one.name), now) for one in group.consumers)
+    if sum(one.pending for one in group.consumers) != group.pending:
+        return  # not all members are told
+    # Redis 6.2 knows a worker only once it has been given something; its heartbeat tells that it is there.
+    for name in sorted(values.keys() - {one.name for one in group.consumers}):
+        found = _consumer(ConsumerFacts(name=name, pending=0, idle=None, inactive=None), values[name], now)
+        if found.alive:
+            yield found
 
 
 def _consumer(facts: ConsumerFacts, value: bytes | None, now: float) -> ConsumerStatus:
