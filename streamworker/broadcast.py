@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from streamworker.broker import Broker
 from streamworker.consumer import MAX_REPLY
@@ -21,6 +21,9 @@ from streamworker.seen import Seen
 from streamworker.slots import Slots
 from streamworker.state import Progress, State
 
+if TYPE_CHECKING:
+    from streamworker.tracing import Tracing
+
 _BLOCK: Final = 0.5
 _CHECK: Final = 2.0  # seconds between two looks whether the stream began anew
 _LOOK: Final = 0.02
@@ -30,7 +33,9 @@ _LAST: Final = 0.5
 class Broadcast:
     """Reads on from the last id it saw, which it keeps over reconnects; nothing is acked or retried."""
 
-    def __init__(self, group: Group, broker: Broker, me: str, gate: Gate, outages: Outages) -> None:
+    def __init__(
+        self, group: Group, broker: Broker, me: str, gate: Gate, outages: Outages, tracing: Tracing | None = None
+    ) -> None:
         self.group = group
         self.counts = Counts()
         self.progress = Progress()
@@ -40,7 +45,8 @@ class Broadcast:
         lease = Lease(group.lease)
         lease.renew(float("inf"))  # nobody else takes over what is everybody's
         lease.audited(lease.lapses)
-        self.state = state = State(group, me, lease, gate, self.flight, None, self.counts)
+        spans = None if tracing is None else tracing.of(group, me)
+        self.state = state = State(group, me, lease, gate, self.flight, None, self.counts, spans)
         (invocation,) = Routes(group).invocations
         self._kind = group.handlers[0].type
         self._slots = Slots(invocation, state, Failing(state))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -177,6 +177,7 @@ class Settlement(msgspec.Struct):
     letter: dict[str, str] | None = None
     cause: str = ""  # of the letter, in one word
     refused: bool = False  # the server did not take it when it was last asked
+    over: Callable[[bool], object] = bool  # told when it is done (True), or is another's (False); bool: nobody asks
 
 
 class Settler(Protocol):
@@ -260,7 +261,8 @@ class Written:
 class Publisher(Protocol):
     """Appends entries; see ``App.publish`` and ``App.publish_many`` for arguments and errors."""
 
-    written: Written
+    @property
+    def written(self) -> Written: ...
 
     async def publish(
         self, stream: str, body: Any, *, type: str | None = None, headers: Mapping[str, str] | None = None

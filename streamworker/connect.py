@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
@@ -21,6 +22,9 @@ from streamworker.outage import pauses
 from streamworker.redisbroker.broker import RedisBroker
 from streamworker.redisbroker.observer import RedisObserver
 from streamworker.worker import Worker, WorkerOptions
+
+if TYPE_CHECKING:
+    from streamworker.tracing import Tracing
 
 
 class Application(Protocol):
@@ -53,6 +57,7 @@ class RunOptions:
         token: the random part of the consumer name.
         replaces: the consumer names of the dead processes that this one replaces.
         http: HOST:PORT for metrics and probes; None for none.
+        tracing: whether there are OpenTelemetry spans; None: if a tracer provider is set by now.
     """
 
     only: frozenset[str] = frozenset()
@@ -62,6 +67,7 @@ class RunOptions:
     token: str | None = None
     replaces: tuple[str, ...] = ()
     http: str | None = None
+    tracing: bool | None = None
 
 
 async def run_worker(
@@ -83,9 +89,10 @@ async def run_worker(
     Raises:
         AuthFailed: the server does not take the credentials.
         Unavailable: no server within ``connect_timeout``.
-        ConfigError: a handler cannot be compiled, or the URL is wrong.
+        ConfigError: a handler cannot be compiled, the URL is wrong, or there is no OpenTelemetry to trace with.
     """
     _check_members(apps)
+    tracing = _tracing(url, options.tracing)
     broker = RedisBroker(url)
     groups = [group for app in apps for group in app.groups() if not options.only or group.stream in options.only]
     broadcasts = [one for app in apps for one in app.broadcasts() if not options.only or one.stream in options.only]
@@ -100,8 +107,9 @@ async def run_worker(
             token=options.token,
             replaces=options.replaces,
         ),
+        tracing,
     )
-    publishers = [broker.publisher() for _ in apps]
+    publishers = [_publisher(broker, tracing) for _ in apps]
     async with AsyncExitStack() as stack:
         if options.http is not None:
             await stack.enter_async_context(_listening(options.http, worker, publishers, apps, url))
@@ -113,6 +121,8 @@ async def run_worker(
         for app in apps:
             if app.lifespan_function is not None:
                 app.state = await stack.enter_async_context(_lifespan(app))
+        if tracing is not None and not _has_provider():
+            log.warning("tracing.no_provider", reason="spans go nowhere: the app sets no tracer provider")
         started()
         drained = await worker.run(stop)
         if drained:
@@ -281,8 +291,31 @@ async def publishing(app: Application) -> AsyncIterator[None]:
     with endpoint(None, [app.url]) as server:
         broker = RedisBroker(server.url)
         await _serves(broker)
-        async with _connected(app, broker.publisher(), server.url):
+        async with _connected(app, _publisher(broker, _tracing(server.url, None)), server.url):
             yield
+
+
+def _tracing(url: str, wanted: bool | None) -> Tracing | None:
+    """What makes the spans. Where tracing is off, nothing of OpenTelemetry is imported."""
+    if not (_has_provider() if wanted is None else wanted):
+        return None
+    try:
+        from streamworker.tracing import Tracing  # noqa: PLC0415
+    except ImportError:
+        raise ConfigError("--tracing needs OpenTelemetry: pip install 'streamworker[otel]'") from None
+    return Tracing(url)
+
+
+def _has_provider() -> bool:
+    """Whether this process has set a tracer provider; who does so has imported OpenTelemetry."""
+    api = sys.modules.get("opentelemetry.trace")
+    if api is None:
+        return False
+    return not isinstance(api.get_tracer_provider(), api.ProxyTracerProvider | api.NoOpTracerProvider)
+
+
+def _publisher(broker: RedisBroker, tracing: Tracing | None) -> Publisher:
+    return broker.publisher() if tracing is None else tracing.publisher(broker.publisher())
 
 
 async def open_publisher(url: str) -> Publisher:

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from operator import itemgetter
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -31,6 +31,9 @@ from streamworker.settling import Settling
 from streamworker.slots import Slots
 from streamworker.state import State
 
+if TYPE_CHECKING:
+    from streamworker.tracing import Tracing
+
 MAX_REPLY: Final = 16 * 2**20
 _LOOK: Final = 0.02  # seconds between two looks at what still runs, while draining
 _RELEASE_PAUSES: Final = (0.4, 2.0)  # seconds between two tries to hand back, with jitter down to half of that
@@ -47,9 +50,13 @@ class Consumer:
         gate: shared by all consumers of the process.
         outages: likewise.
         process: what heartbeats say about the process.
+        tracing: makes the spans; None where there are none.
     """
 
-    def __init__(self, group: Group, broker: Broker, me: str, gate: Gate, outages: Outages, process: Report) -> None:
+    def __init__(  # noqa: PLR0913  (most of it is what the consumers of a process share)
+        self, group: Group, broker: Broker, me: str, gate: Gate, outages: Outages, process: Report, *,
+        tracing: Tracing | None = None,
+    ) -> None:  # fmt: skip
         self.group = group
         self.lease = Lease(group.lease)
         self.membership = Membership(group.stream, group.name, me, self.lease, self._report)
@@ -60,7 +67,8 @@ class Consumer:
         keys = (self._reader.stream_key, self._reader.retry_key)
         self.flight = Flight(keys, group.concurrency, group.prefetch)
         self._settling = Settling(self._settler, self.flight, self.counts, group, outages)
-        state = State(group, me, self.lease, gate, self.flight, self._settling, self.counts)
+        spans = None if tracing is None else tracing.of(group, me)
+        state = State(group, me, self.lease, gate, self.flight, self._settling, self.counts, spans)
         self._state = state
         self._routes = Routes(group)
         self._failing = Failing(state)

@@ -45,15 +45,16 @@ class Failing:
         """Log ``outcome`` and have it settled. ``handler`` is None where no handler takes the entry's type."""
         name = handler.name if handler is not None else ""
         self._tell(name, delivery, outcome)
-        settling = self._state.settling
+        settling, tracing = self._state.settling, self._state.tracing
+        over = bool if tracing is None else tracing.settling(delivery, outcome)
         if settling is None or delivery.acked:  # at most once: there is nothing to settle
             self._state.counts.dropped += 1
             self._state.flight.remove(delivery)
         elif outcome.kind == "retry":
-            settling.settle(Settlement(delivery, delay=outcome.delay, counted=outcome.counted))
+            settling.settle(Settlement(delivery, delay=outcome.delay, counted=outcome.counted, over=over))
         elif outcome.kind == "dead-letter":
             letter = self._letter(name, delivery, outcome)
-            settling.settle(Settlement(delivery, letter=letter, cause=outcome.cause))
+            settling.settle(Settlement(delivery, letter=letter, cause=outcome.cause, over=over))
         else:
             settling.settle(Settlement(delivery))
 

@@ -233,7 +233,9 @@ class Settling:
         if waiting is not None and not waiting.done():
             waiting.set_result(False)
         self._flight.remove(delivery)
-        if result is not True and (waiting is not None or not unknown):
+        lost = result is not True and (waiting is not None or not unknown)
+        settlement.over(not lost)
+        if lost:
             self._counts.lost += 1
         elif settlement.delay is not None:
             self._counts.retried += 1

@@ -37,6 +37,8 @@ class Slots:
     """
 
     def __init__(self, invocation: Invocation, state: State, failing: Failing) -> None:
+        if state.tracing is not None:
+            invocation = state.tracing.traced(invocation, self._slot_of)
         self.invocation = invocation
         self.buffer: deque[Delivery] = deque()
         self.succeeded = 0
@@ -124,6 +126,9 @@ class Slots:
             if slot.task is not None and (crashed or slot.delivery is None):
                 slot.task.cancel()
         self._sweeper.end()
+
+    def _slot_of(self, delivery: Delivery) -> Slot | None:
+        return next((slot for slot in self.running if slot.delivery is delivery), None)
 
     def _wake(self, most: int) -> None:
         for _ in range(min(most, len(self.buffer), len(self._parked))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -19,6 +19,9 @@ from streamworker.message import Delivery, Message, headers_of, published_at
 from streamworker.message import field as field_of
 from streamworker.meter import GroupMeter
 from streamworker.settling import Settling
+
+if TYPE_CHECKING:
+    from streamworker.tracing import GroupTracing
 
 _TELL: Final = 2.0  # seconds between two lines about trimmed entries
 
@@ -79,6 +82,7 @@ class State:
     flight: Flight
     settling: Settling | None
     counts: Counts
+    tracing: GroupTracing | None = None
     clock: ServerClock = field(default_factory=ServerClock)
     meter: GroupMeter | None = None
     trimmed: Trimmed = field(init=False)

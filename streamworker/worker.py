@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from time import monotonic, time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from streamworker.broadcast import Broadcast
 from streamworker.broker import Broker
@@ -26,6 +26,9 @@ from streamworker.logs import log
 from streamworker.outage import Outages
 from streamworker.report import Report
 from streamworker.seen import Seen
+
+if TYPE_CHECKING:
+    from streamworker.tracing import Tracing
 
 _LAST_BEAT: Final = 1.0  # seconds to wait for it, when the server does not answer
 _LOOP_TICK: Final = 0.5  # seconds between two proofs that the event loop lives
@@ -58,18 +61,26 @@ class Worker:
         groups: consumer groups to be a member of.
         broadcasts: broadcast handlers, each as a group without a name.
         options: how to run.
+        tracing: makes the spans; None where there are none.
     """
 
     def __init__(
-        self, broker: Broker, groups: Sequence[Group], broadcasts: Sequence[Group], options: WorkerOptions
+        self,
+        broker: Broker,
+        groups: Sequence[Group],
+        broadcasts: Sequence[Group],
+        options: WorkerOptions,
+        tracing: Tracing | None = None,
     ) -> None:
         self.name = consumer_name(options.token or new_token())
         self._broker = broker
         self._options = options
         gate, outages = Gate(), Outages()
         process = Report(host=platform.node(), pid=os.getpid(), version=version(), started=time())
-        self._consumers = [Consumer(group, broker, self.name, gate, outages, process) for group in groups]
-        self._broadcasts = [Broadcast(group, broker, self.name, gate, outages) for group in broadcasts]
+        self._consumers = [
+            Consumer(group, broker, self.name, gate, outages, process, tracing=tracing) for group in groups
+        ]
+        self._broadcasts = [Broadcast(group, broker, self.name, gate, outages, tracing) for group in broadcasts]
         self._parts: list[Consumer | Broadcast] = [*self._consumers, *self._broadcasts]
         self._heartbeat: Heartbeat | None = None
         self._turned = monotonic()

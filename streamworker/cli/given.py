@@ -21,6 +21,7 @@ class Settings:
     app_dir: str
     log_format: str
     log_level: str
+    tracing: bool | None
     health_dir: Path | None
     http: str | None
     token: str | None

@@ -45,6 +45,12 @@ from streamworker.cli.options import health_dir_option, option, redis_file_optio
     default="info",
     help="The lowest level that is logged.",
 )
+@option(
+    "--tracing/--no-tracing",
+    default=None,
+    show_default="on where the app sets a tracer provider",
+    help="OpenTelemetry spans of what is published and handled; see docs/tracing.md.",
+)
 @health_dir_option
 @option(
     "--http",

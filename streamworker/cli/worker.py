@@ -110,6 +110,7 @@ async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, sign
         token=settings.token or new_token(),
         replaces=settings.replaces,
         http=settings.http,
+        tracing=settings.tracing,
     )
 
     def started() -> None:
@@ -163,6 +164,8 @@ def child_command(settings: Settings, birth: Birth) -> list[str]:
     words += [f"--replaces={name}" for name in birth.replaces]
     if settings.burst:
         words.append("--burst")
+    if settings.tracing is not None:
+        words.append("--tracing" if settings.tracing else "--no-tracing")
     return [sys.executable, "-m", "streamworker", "run", *words, "--", *settings.names]
 
 

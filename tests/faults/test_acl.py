@@ -228,7 +228,8 @@ async def test_an_operator_can_do_what_the_document_says_and_a_reader_can_look(p
         ("XREVRANGE", dead, "+", "-"), ("XPENDING", stream, "billing"), ("XINFO", "STREAM", stream),
         ("XINFO", "GROUPS", stream), ("XINFO", "CONSUMERS", stream, "billing"), ("HGETALL", consumers),
         ("HGET", consumers, "paused"), ("ZCARD", keys.delayed.decode()), ("ZRANGE", keys.delayed.decode(), "0", "-1"),
-        ("SCAN", "0"), ("ZSCAN", keys.delayed.decode(), "0"), ("INFO",), ("MEMORY", "USAGE", stream), ("EVAL", "return 1", "0"),
+        ("SCAN", "0"), ("ZSCAN", keys.delayed.decode(), "0"), ("INFO",), ("MEMORY", "USAGE", stream),
+        ("EVAL", "return 1", "0"),
         ("EVALSHA", hashlib.sha1(b"return 1", usedforsecurity=False).hexdigest(), "0"), ("PING",), ("SELECT", "1"),
     ]  # fmt: skip
     does: list[tuple[str, ...]] = [

@@ -140,6 +140,7 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
         app_dir=str(tmp_path),
         log_format="console",
         log_level="debug",
+        tracing=False,
         health_dir=tmp_path / "health",
         http="[::1]:8080",
         token=None,
