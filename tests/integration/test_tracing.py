@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -532,6 +533,26 @@ async def test_a_run_that_the_drain_cancels_says_so(spans: Spans, redis_url: str
     assert endings(list(spans.all)) == [(StatusCode.ERROR, "drained")]
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["before its retry", "while it runs"])
+async def test_a_message_that_another_worker_has_taken_says_so(
+    waits: bool, spans: Spans, redis_url: str, stream: str, group: Watched
+) -> None:
+    app = App("app")
+
+    @app.on(stream, lease=0.5)
+    async def handle(message: Message) -> None:
+        await group.do("XCLAIM", stream, "app", "another", 0, message.id)
+        await asyncio.sleep(30 if waits else 0)
+        raise ValueError
+
+    await group.add("data", "x")
+    name = f"process {stream}" if waits else f"retry {stream}"
+    async with working(app, url=redis_url):
+        await wait_until(lambda: spans.named(name))
+    assert endings(spans.named(name)) == [(StatusCode.ERROR, "lease_lost")]
+    assert len(spans.all) == (1 if waits else 2)
+
+
 async def test_no_span_is_kept_when_its_message_is_settled(
     spans: Spans, redis_url: str, stream: str, group: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -706,6 +727,17 @@ async def test_where_tracing_is_off_nothing_of_opentelemetry_is_even_imported(
     assert [name for name in imported.words if installed or name != "opentelemetry"] == expected
     assert await group.do("XLEN", f"{stream}:next") == 2
     assert len(await group.letters()) == 1
+
+
+async def test_a_provider_may_come_from_the_lifespan_where_tracing_is_asked_for(
+    tmp_path: Path, program: ProgramOf, shared_server: ServerOf, server_kind: str, stream: str, group: Watched
+) -> None:
+    await group.add("data", "good")
+    source = APP.format(stream=stream).replace("    yield", indent(PROVIDER, "    ") + "    yield")
+    running = program(source, "--burst", "--tracing", url=shared_server(server_kind).url)
+    assert await running.ended() == 0
+    assert (tmp_path / "spans").read_text().splitlines() == [f"send {stream}:next", f"process {stream}"]
+    assert "tracing.no_provider" not in running.log
 
 
 @pytest.mark.parametrize(
