@@ -26,13 +26,13 @@ def commands(role: str) -> set[str]:
 
 
 def commands_of_places() -> set[str]:
-    """What workers and publishers may call besides: behind Sentinel, on a Cluster, with --http."""
+    """What workers, publishers and readers may call besides: behind Sentinel, on a Cluster, with --http."""
     return {word[1:] for words in _BESIDES.findall(_DOCUMENT.read_text()) for word in words.split()}
 
 
 def rules_for_tests(role: str) -> list[str]:
     """The documented commands, on streams of any name: each test has its own."""
-    allowed = commands(role) | (commands_of_places() if role in ("worker", "publisher") else set())
+    allowed = commands(role) | (commands_of_places() if role in ("worker", "publisher", "reader") else set())
     return ["on", f">{PASSWORD}", "resetchannels", "~*", "-@all", *(f"+{one}" for one in sorted(allowed))]
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +31,10 @@ DRIVER = {"select"}
 # `publish` and `_serves`; the rest of what publishing does is the script-free XADD.
 PUBLISHER = {"ping", "xadd"}
 
+# What only looks on is the reader's: see the last tests.
+MONITORING = ("observer.py", "finder.py", "asking.py")
+OBSERVING = ("BESIDE", "COPIES", "FIND", "OBSERVE", "PAGE")
+
 STREAMS = {"orders": ("orders", "~{orders}:*"), "orders-{eu}": ("orders-{eu}", "~sw:orders-{eu}:*")}
 
 
@@ -43,23 +46,28 @@ def known(shared_server: ServerOf) -> Iterator[SyncRedis]:
         yield client
 
 
-def in_scripts() -> set[str]:
-    """What the Lua scripts call."""
+def in_scripts(names: Iterable[str]) -> set[str]:
+    """What these Lua scripts call."""
     found = set()
-    for name in scripts.__all__:
+    for name in names:
         script = getattr(scripts, name)
         if isinstance(script, Script):
-            source = script.source.decode()
-            found |= set(re.findall(r"(?:redis\.p?call\(|ask\([^',]*, )'(\w+)'(?:, '(\w+)')?", source))
+            found |= set(
+                re.findall(r"(?:redis\.p?call\(|\bask\([\w{}]+, )'(\w+)'(?:, '(\w+)')?", script.source.decode())
+            )
     return {_named(*words) for words in found}
 
 
-def in_python(known: SyncRedis) -> set[str]:
+def in_python(known: SyncRedis, monitoring: bool = False) -> set[str]:
     """What the Redis broker sends: tuples and calls that begin with the name of a command."""
     found = set()
     for path in (PACKAGE / "redisbroker").rglob("*.py"):
+        if (path.name in MONITORING) is not monitoring:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             words = node.elts if isinstance(node, ast.Tuple) else node.args if isinstance(node, ast.Call) else []
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "command":
+                words = words[1:]  # the first one is the stream
             texts = [word.value if isinstance(word, ast.Constant) else None for word in words[:2]]
             if texts and isinstance(texts[0], str) and texts[0].isupper() and texts[0].isalpha():
                 second = texts[1] if len(texts) > 1 and isinstance(texts[1], str) else ""
@@ -76,11 +84,19 @@ def _named(first: str, second: str = "") -> str:
     return f"{first}|{second}".lower() if first in ("XINFO", "XGROUP", "CLUSTER", "MEMORY") else first.lower()
 
 
-def test_the_worker_may_call_exactly_what_the_code_calls_and_monitoring_what_it_calls_besides(known: SyncRedis) -> None:
-    called = in_scripts() | in_python(known) | DRIVER
-    assert commands("worker") | commands_of_places() <= called
-    assert called <= commands("worker") | commands_of_places() | commands("reader")
+def test_the_worker_may_call_exactly_what_the_code_calls(known: SyncRedis) -> None:
+    working = in_scripts(name for name in scripts.__all__ if name not in OBSERVING)
+    sampling = in_scripts(("OBSERVE", "BESIDE")) | {"info"}  # with --http
+    assert commands("worker") | commands_of_places() == working | sampling | in_python(known) | DRIVER
     assert not commands("worker") & commands_of_places()
+
+
+def test_the_reader_may_call_all_that_monitoring_calls_and_nothing_that_writes(known: SyncRedis) -> None:
+    called = in_scripts((*OBSERVING, "COUNT")) | in_python(known, monitoring=True)
+    by_hand = {"type"}  # with redis-cli
+    assert commands("reader") == called | by_hand | DRIVER | {"ping", "eval", "evalsha"}
+    flags = {one: known.execute_command("COMMAND", "INFO", one.split("|")[0])[0][2] for one in called}  # type: ignore[no-untyped-call]
+    assert not {one for one, each in flags.items() if b"write" in each}
 
 
 def test_the_publisher_may_call_exactly_what_publishing_calls() -> None:
@@ -228,21 +244,23 @@ async def test_an_operator_can_do_what_the_document_says_and_a_reader_can_look(p
         ("XREVRANGE", dead, "+", "-"), ("XPENDING", stream, "billing"), ("XINFO", "STREAM", stream),
         ("XINFO", "GROUPS", stream), ("XINFO", "CONSUMERS", stream, "billing"), ("HGETALL", consumers),
         ("HGET", consumers, "paused"), ("ZCARD", keys.delayed.decode()), ("ZRANGE", keys.delayed.decode(), "0", "-1"),
-        ("SCAN", "0"), ("ZSCAN", keys.delayed.decode(), "0"), ("INFO",), ("MEMORY", "USAGE", stream),
-        ("EVAL", "return 1", "0"),
-        ("EVALSHA", hashlib.sha1(b"return 1", usedforsecurity=False).hexdigest(), "0"), ("PING",), ("SELECT", "1"),
+        ("ZSCAN", keys.delayed.decode(), "0"), ("PING",), ("SELECT", "1"),
+    ]  # fmt: skip
+    sha = await place.admin.script_load("return 1")
+    monitors: list[tuple[str, ...]] = [
+        ("SCAN", "0"), ("INFO",), ("MEMORY", "USAGE", stream), ("EVAL", "return 1", "0"), ("EVALSHA", sha, "0"),
     ]  # fmt: skip
     does: list[tuple[str, ...]] = [
         ("HSET", consumers, "paused", "1"), ("HDEL", consumers, "paused"), ("XTRIM", stream, "MAXLEN", "1"),
         ("XDEL", dead, "1-1"), ("XADD", stream, "*", "data", "again"), ("XGROUP", "DESTROY", stream, "billing"),
         ("UNLINK", consumers, dead),
     ]  # fmt: skip
-    for role, asked in (("reader", looks), ("operator", [*looks[:-1], *does])):
+    for role, asked in (("reader", [*monitors, *looks]), ("operator", [*monitors, *looks[:-1], *does])):
         async with Redis.from_url(place.url(role), protocol=2) as client:
             for command in asked:
                 await client.execute_command(*command)  # type: ignore[no-untyped-call]
-    assert commands("reader") == {_named(*command[:2]) for command in looks}
-    assert commands("operator") == {_named(*command[:2]) for command in [*looks, *does]}
+    assert commands("reader") == {_named(*command[:2]) for command in [*monitors, *looks]}
+    assert commands("operator") == {_named(*command[:2]) for command in [*monitors, *looks, *does]}
     for command in does:
         await denied(place, "reader", *command)
     await denied(place, "operator", "XGROUP", "CREATE", stream, "another", "0")

@@ -1,0 +1,66 @@
+"""The operators' commands on a cluster: each asks the node that has the stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from streamworker.redisbroker.keys import Keys
+from tests.commands import Said, call
+from tests.faults.topologies import ServerCluster, stream_names
+
+
+@pytest.fixture
+def server_kind() -> str:
+    return "valkey-9.1"
+
+
+@pytest.fixture
+def cluster(server_kind: str, tmp_path: Path) -> Iterator[ServerCluster]:
+    """Three primaries, each with a replica, of this test alone."""
+    made = ServerCluster(server_kind, tmp_path)
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+def ask(cluster: ServerCluster, *words: str) -> Said:
+    said = call(*words, url=cluster.url.replace("role-worker", "role-reader"))
+    assert (said.code, said.err) == (0, ""), said
+    return said
+
+
+async def test_every_command_finds_the_streams_of_all_nodes(cluster: ServerCluster, stream: str) -> None:
+    await asyncio.to_thread(_look_at_all, cluster, stream)
+
+
+def _look_at_all(cluster: ServerCluster, stream: str) -> None:
+    names = sorted(stream_names(stream, cluster.nodes[:3], cluster, 1))
+    ids = {}
+    for number, name in enumerate(names):
+        with Redis(port=cluster.of(name).port, protocol=2) as node:
+            node.xgroup_create(name, "billing", "0", mkstream=True)
+            for _ in range(3 + number):
+                ids[name] = node.xadd(name, {"data": name}).decode()
+            node.xreadgroup("billing", f"web-{number}-ab.sw", {name: ">"}, count=2)
+            keys = Keys.of(name, "billing")
+            node.xadd(keys.dead, {"sw-id": ids[name], "sw-reason": "no"})
+            node.zadd(keys.delayed, {f"{ids[name]} 2 ": 1})
+    seen = {one["stream"]: one["groups"][0] for one in ask(cluster, "status", "--json").objects}
+    assert sorted(seen) == names
+    assert [seen[name]["lag"] for name in names] == [1, 2, 3]
+    assert [one["worker"] for one in ask(cluster, "workers", "--json").objects] == [
+        f"web-{number}-ab.sw" for number in range(3)
+    ]
+    for name in names:
+        (last,) = ask(cluster, "tail", name, "-n", "1", "--no-follow", "--json").objects
+        assert (last["id"], last["body"]) == (ids[name], name)
+        (letter,) = ask(cluster, "tail", name, "--dead", "billing", "--no-follow", "--json").objects
+        assert letter["reason"] == "no"
+        (found,) = ask(cluster, "inspect", name, ids[name], "--json").objects
+        assert (found["groups"][0]["state"], len(found["groups"][0]["dead_letters"])) == ("waiting", 1)
