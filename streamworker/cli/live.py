@@ -18,7 +18,7 @@ from streamworker.cli.screen import Screen
 from streamworker.errors import Unavailable
 from streamworker.logs import clean
 from streamworker.monitoring.facts import Observer
-from streamworker.monitoring.status import Look, of_looks, take_look
+from streamworker.monitoring.looks import Look, of_looks, take_look
 from streamworker.monitoring.words import span
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -14,9 +14,10 @@ from streamworker.cli.printing import print_json
 from streamworker.errors import BrokerError, Unavailable
 from streamworker.logs import clean
 from streamworker.monitoring.facts import Observer, ServerFacts, StreamFacts
+from streamworker.monitoring.looks import Look, of_looks, take_look
 from streamworker.monitoring.position import MOST_COUNTED, lag_of
 from streamworker.monitoring.remarks import Limits, exceeded, remarks
-from streamworker.monitoring.status import GroupStatus, Look, Status, of_looks, take_look
+from streamworker.monitoring.status import GroupStatus, Status
 from streamworker.monitoring.words import moment, name, number, size, span, table, width
 
 _CLEAR = "\x1b[H\x1b[2J"

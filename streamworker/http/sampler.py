@@ -9,7 +9,8 @@ from typing import Final
 from streamworker.errors import BrokerError
 from streamworker.http.view import View
 from streamworker.monitoring.facts import Observer, ServerFacts
-from streamworker.monitoring.status import Look, Status, StreamStatus, of_looks, take_look
+from streamworker.monitoring.looks import Look, of_looks, take_look
+from streamworker.monitoring.status import Status, StreamStatus
 
 _EVERY: Final = 5.0  # seconds
 _STALE: Final = 3 * _EVERY  # an old number is worse than none
