@@ -89,8 +89,8 @@ class Looking:
         return lines + [f"! {text}" for text in remarks(status)]
 
 
-def headline(status: Status, server: ServerFacts | None, where: str) -> str:
-    """Which server, how many workers, when."""
+def headline(status: Status, server: ServerFacts | None, where: str, width: int | None = None) -> str:
+    """Which server, how many workers, when; what comes last is left out where it does not fit into ``width``."""
     workers = {one.name for group in status.groups for one in group.consumers if one.alive}
     words = [where, f"{len(workers)} worker{'' if len(workers) == 1 else 's'}"]
     if status.at is not None:
@@ -98,8 +98,11 @@ def headline(status: Status, server: ServerFacts | None, where: str) -> str:
     if server is not None:
         words.insert(0, f"{server.name} {server.version}")
         if server.append_only is not None:
-            words.append("append-only file on" if server.append_only else "append-only file off")
+            words.append("aof on" if server.append_only else "aof off")
         words += [server.eviction] if server.eviction else []
+    width = width or shutil.get_terminal_size().columns
+    while len(words) > 1 and len(" · ".join(words)) > width:
+        words.pop()
     return clean(" · ".join(words))
 
 

@@ -63,7 +63,7 @@ def picture(view: View, columns: int, rows: int) -> list[str]:
     # A quarter each for workers and remarks, more if the groups leave it; the rest is theirs.
     many = min(len(groups), max(3, room - min(len(fleet), 1 + room // 4) - min(len(problems), 1 + room // 4)))
     told = min(len(problems), max(1 + room // 4, room - many - len(fleet)))
-    lines = [headline(view.status, view.server, view.where)]
+    lines = [headline(view.status, view.server, view.where, columns)]
     lines += _some(groups, many, "groups") + _some(fleet, max(1, room - many - told), "workers at work")
     lines += _some(problems, told, "remarks")
     return _fitted([*lines[: rows - 1], foot], columns, rows)
