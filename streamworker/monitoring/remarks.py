@@ -9,6 +9,7 @@ from streamworker.monitoring.status import GroupStatus, Status, StreamStatus
 from streamworker.monitoring.words import name, number, size, span
 
 _GREW = 1.5
+_ABOUT_ONE = 1.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +59,11 @@ def _of_group(group: GroupStatus, stream: StreamStatus) -> Iterator[str]:
         yield "is paused"
     elif group.falls_behind and group.read_rate:
         needed = (stream.added_rate or 0.0) / group.read_rate
-        rate = (stream.added_rate or 0.0) - group.read_rate
-        yield f"falls behind by {number(rate)}/s: it needs about {needed:.2f} times the workers"
+        if needed < _ABOUT_ONE:
+            yield "does not catch up: as much is added as it reads"
+        else:
+            rate = (stream.added_rate or 0.0) - group.read_rate
+            yield f"falls behind by {number(rate)}/s: it needs about {needed:.2f} times the workers"
     elif group.falls_behind:
         yield "stands still: nothing is read" + (
             "" if group.consumers else ", it has no consumer: start a worker, or remove the group"
