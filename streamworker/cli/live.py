@@ -23,7 +23,7 @@ from streamworker.monitoring.words import span
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PAUSE: Final = 0.5  # seconds between two attempts while Redis is away
-_REDRAWN: Final = 1.0  # seconds after which a picture is drawn again in any case
+_REDRAWN: Final = 1.0  # seconds after which the picture is drawn again while Redis is away, to say for how long
 
 
 class Live:
@@ -66,7 +66,7 @@ class Live:
                 looks.result()  # what keeps us from looking
             screen.draw(picture(self._shown(), *screen.size))
             with suppress(TimeoutError):
-                async with asyncio.timeout(_REDRAWN):
+                async with asyncio.timeout(_REDRAWN if self._away is not None else None):
                     await self._changed.wait()
             self._changed.clear()
         return self._code

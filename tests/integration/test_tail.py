@@ -146,6 +146,20 @@ async def test_a_stream_that_is_not_there_yet_is_waited_for(admin_url: str, watc
     assert seen.err == f"there is no stream {stream} yet\n"
 
 
+async def test_after_a_replica_that_lags_has_taken_over_nothing_is_shown_twice(
+    admin_url: str, redis: Redis, watched: Watched, stream: str
+) -> None:
+    await watched.add("data", "old", id="4-1")
+    await watched.add("data", "lost", id="9-1")
+    async with following(stream, "-n", "2", url=admin_url) as seen:
+        await seen.shows("old", "lost")
+        script = "redis.call('DEL', KEYS[1]) redis.call('XADD', KEYS[1], '4-1', 'data', 'old')"
+        await watched.do("EVAL", script, 1, stream)  # as the replica had it
+        await asyncio.sleep(1.5)  # longer than its longest pause
+        await watched.add("data", "new", id="5-1")
+        await seen.shows("old", "lost", "new")
+
+
 async def test_while_redis_is_away_it_waits_says_so_once_and_goes_on_where_it_was(
     own_server: Server, own_redis: Redis
 ) -> None:

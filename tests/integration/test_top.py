@@ -209,6 +209,14 @@ def test_another_size_of_the_window_is_kept_to(server: Server, client: Redis, co
         assert terminal.wait() == 0
 
 
+def test_a_new_size_is_kept_to_at_once_though_looks_are_far_apart(server: Server, client: Redis) -> None:
+    fill(client, "orders", 1)
+    with Terminal(*command("top", "--interval", "1000", url=server.url)) as terminal:
+        terminal.shows("orders/readers")
+        terminal.resize(60, 10)
+        terminal.shows("orders/readers", 5)
+
+
 def test_names_that_others_made_do_nothing_to_the_terminal(server: Server, client: Redis) -> None:
     evil = ALL.encode(errors="surrogatepass") + b"\xff\x1b[2J\n"
     for name in (evil, b"\x1b]0;title\x07" + evil[::-1]):
