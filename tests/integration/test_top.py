@@ -126,6 +126,7 @@ def test_s_changes_the_order(server: Server, client: Redis) -> None:
     fill(client, "b", 50)
     fill(client, "c", 20, dead=3)
     with top(server) as terminal:
+        terminal.shows("a/readers")  # the first picture comes before the first look
         for order, names in (("lag", "bca"), ("name", "abc"), ("dead", "cab"), ("lag", "bca")):
             text = terminal.shows(f"sorted by {order}")
             assert groups(text) == list(names)
