@@ -215,7 +215,7 @@ def test_a_new_size_is_kept_to_at_once_though_looks_are_far_apart(server: Server
     with Terminal(*command("top", "--interval", "1000", url=server.url)) as terminal:
         terminal.shows("orders/readers")
         terminal.resize(60, 10)
-        terminal.shows("orders/readers", 5)
+        terminal.shows("orders/reade", 5)
 
 
 def test_names_that_others_made_do_nothing_to_the_terminal(server: Server, client: Redis) -> None:
