@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import deque
 from typing import Final
 
 import click
@@ -18,6 +19,7 @@ from streamworker.monitoring.shown import EntryShown, LetterShown, entry_id, let
 from streamworker.monitoring.words import moment, name
 
 _PAUSES: Final = (0.1, 1.5, 1.0)  # seconds between two looks where nothing comes: the first, its growth, the longest
+_REMEMBERED: Final = 1000  # ids: where to go on when a replica that lags takes over
 _TIME: Final = "%m-%d %H:%M:%S"
 
 
@@ -31,6 +33,7 @@ class Tail:
         self._json = as_json
         self._full = full
         self._place: EntryId | None = None
+        self._printed: deque[EntryId] = deque(maxlen=_REMEMBERED)
         self._troubled = False
 
     async def show(self, last: int, *, follow: bool) -> int:
@@ -65,7 +68,8 @@ class Tail:
         if not page.exists:
             self._place = (0, 0)
         elif page.last_generated < self._place:  # a replica that lags has taken over
-            self._place = page.last_generated
+            still_there = (id for id in self._printed if id <= page.last_generated)
+            self._place = max(still_there, default=page.last_generated)
         return page
 
     def _print(self, page: Page) -> int:
@@ -79,6 +83,7 @@ class Tail:
             else:
                 print_line(self._entry_line(one), full=self._full)
             self._place = entry_id(one.id)
+            self._printed.append(self._place)
         sys.stdout.flush()
         return len(found)
 
