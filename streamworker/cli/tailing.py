@@ -82,8 +82,9 @@ class Tail:
                 print_line(self._letter_line(one), full=self._full)
             else:
                 print_line(self._entry_line(one), full=self._full)
-            self._place = entry_id(one.id)
-            self._printed.append(self._place)
+            place = self._place = entry_id(one.id)
+            if place is not None:
+                self._printed.append(place)
         sys.stdout.flush()
         return len(found)
 
