@@ -96,3 +96,9 @@ class NotPermitted(BrokerError):
     """The user's ACL does not allow a command or a key; the text names it."""
 
     kind = "not_permitted"
+
+
+KINDS = tuple(
+    sorted(one.kind for one in (BrokerError, Unavailable, AuthFailed, GroupMissing, Refused, WrongType, NotPermitted))
+)
+"""The words for counting."""

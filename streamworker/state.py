@@ -65,9 +65,12 @@ class Trimmed:
 
 @dataclass(slots=True)
 class Progress:
-    """When a loop that reads last got on, on the monotonic clock, and when the server last answered it."""
+    """When a loop that reads last got on, on the monotonic clock, and when the server last answered it.
 
-    stepped: float = field(default_factory=time.monotonic)
+    None before the first time.
+    """
+
+    stepped: float | None = None
     answered: float | None = None
 
 

@@ -83,7 +83,7 @@ class Worker:
         self._broadcasts = [Broadcast(group, broker, self.name, gate, outages, tracing) for group in broadcasts]
         self._parts: list[Consumer | Broadcast] = [*self._consumers, *self._broadcasts]
         self._heartbeat: Heartbeat | None = None
-        self._turned = monotonic()
+        self._turned: float | None = None  # when the event loop was last seen to live
         self._late = 0.0
         self.draining = False
         self._beaten = asyncio.Event()
@@ -159,7 +159,8 @@ class Worker:
                     raise RuntimeError("the heartbeat thread ended")
                 self._heartbeat.loop_is_alive()
             now = monotonic()
-            self._late, self._turned = max(0.0, now - self._turned - _LOOP_TICK), now
+            self._late = self._overdue(now)
+            self._turned = now
             await asyncio.sleep(_LOOP_TICK)
 
     async def _until_stopped(self, stop: asyncio.Event, working: list[asyncio.Task[None]]) -> None:
@@ -200,8 +201,11 @@ class Worker:
 
     @property
     def loop_late(self) -> float:
-        """How late the event loop is, or last was, in seconds."""
-        return max(self._late, monotonic() - self._turned - _LOOP_TICK)
+        """How late the event loop is, or last was, in seconds; 0 before the worker begins."""
+        return max(self._late, self._overdue(monotonic()))
+
+    def _overdue(self, now: float) -> float:
+        return 0.0 if self._turned is None else max(0.0, now - self._turned - _LOOP_TICK)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from streamworker.errors import KINDS
 from streamworker.http.sampler import Sampler
 from streamworker.http.view import View
 from streamworker.identity import version
 from streamworker.meter import Histogram
 from streamworker.monitoring.status import GroupStatus, StreamStatus
 from streamworker.seen import Seen
+from streamworker.verdicts import Cause
 
 _PREFIX: Final = "streamworker_"
 _GROUP: Final = ("stream", "group")
+_CAUSES: Final[tuple[str, ...]] = get_args(Cause)
 _COUNTED: Final = {  # what our counts are called here
     "messages_received": ("delivered", "Deliveries taken in: read, claimed, or due again."),
     "messages_acked": ("acked", "Handled and acknowledged."),
@@ -83,7 +86,7 @@ class Exposition(Collector):
                 size.add_metric([stream], publisher.written.bytes[stream])
         yield from (entries, size)
         errors = _counter("redis_errors", "Errors of the server and of connections to it.", ("kind",))
-        kinds: dict[str, int] = {}
+        kinds = dict.fromkeys(KINDS, 0)
         for one in seen:
             for kind, number in list(one.counts.errors.items()):
                 kinds[kind] = kinds.get(kind, 0) + number
@@ -111,8 +114,8 @@ def _counts(seen: list[Seen]) -> Iterator[Metric]:
     letters = _counter("messages_dead_lettered", "Written to the dead stream.", (*_GROUP, "reason"))
     trimmed = _counter("entries_trimmed", "Trimmed away before the group was through with them.", (*_GROUP, "state"))
     for one in seen:
-        for cause, number in list(one.counts.causes.items()):
-            letters.add_metric([*_labels(one), cause], number)
+        for cause in _CAUSES:  # also those that never were: a rate needs a beginning
+            letters.add_metric([*_labels(one), cause], one.counts.causes[cause])
         trimmed.add_metric([*_labels(one), "unread"], one.counts.skipped)
         trimmed.add_metric([*_labels(one), "pending"], one.counts.trimmed)
     yield from (letters, trimmed)

@@ -51,9 +51,9 @@ class View:
             return []
         now = monotonic() - max(0.0, late)  # while the loop stands still nobody gets on
         return [
-            f"{one.group} has not got on for {now - one.progress.stepped:.0f} s"
+            f"{one.group} has not got on for {now - stepped:.0f} s"
             for one in self.worker.seen()
-            if now - one.progress.stepped > _STALLED
+            if (stepped := one.progress.stepped) is not None and now - stepped > _STALLED
         ]
 
     def not_ready(self) -> list[str]:
