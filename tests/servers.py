@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -230,8 +232,17 @@ def nothing_is_left(folder: Path, token: str) -> None:
         time.sleep(0.05)
 
 
-def free_port() -> int:
-    """A port that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(many: int = 1) -> int:
+    """The first of ``many`` ports in a row that nothing listened on a moment ago.
+
+    Below those that the system gives to outgoing connections, of which other tests make many.
+    """
+    while True:
+        first = random.randint(10_240, 32_000)
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + many):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return first

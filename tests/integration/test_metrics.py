@@ -291,7 +291,7 @@ def test_scale_tells_the_backlog_of_what_this_worker_consumes(start: Start, stre
 
 
 def test_of_several_workers_each_listens_on_a_port_of_its_own(program: ProgramOf, stream: str, url: str) -> None:
-    port = free_port()
+    port = free_port(2)
     program(SOURCE.format(stream=stream, lease=15.0), "--workers", "2", "--http", f"127.0.0.1:{port}", url=url)
     for site in (Site(port), Site(port + 1)):
         wait_until_sync(site.is_ready, 30)
