@@ -308,7 +308,7 @@ class App:
         Installs no signal handlers and configures no logging. Raises Unavailable if Redis cannot be
         reached at the start.
         """
-        from streamworker.connect import running  # noqa: PLC0415  (the registry loads no driver)
+        from streamworker.launch import running  # noqa: PLC0415  (the registry loads no driver)
 
         async with running([self]):
             yield self

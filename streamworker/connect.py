@@ -1,16 +1,13 @@
-"""Ties apps to a worker and to the Redis broker."""
+"""Connects apps, the command line and onlookers to the Redis broker."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
-
-import anyio
 
 from streamworker.broker import Publisher
 from streamworker.endpoint import endpoint
@@ -22,7 +19,6 @@ from streamworker.monitoring.status import Status
 from streamworker.outage import pauses
 from streamworker.redisbroker.broker import RedisBroker
 from streamworker.redisbroker.observer import RedisObserver
-from streamworker.worker import Worker, WorkerOptions
 
 if TYPE_CHECKING:
     from streamworker.tracing import Tracing
@@ -46,208 +42,13 @@ class Application(Protocol):
     def disconnected(self, publisher: Publisher) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How ``run_worker`` runs.
-
-    Attributes:
-        only: consume only these streams; empty for all.
-        burst: end when everything reachable is handled and settled.
-        shutdown_timeout: seconds a drain may take.
-        connect_timeout: seconds to wait for Redis at the start.
-        token: the random part of the consumer name.
-        replaces: the consumer names of the dead processes that this one replaces.
-        http: HOST:PORT for metrics and probes; None for none.
-        tracing: whether there are OpenTelemetry spans; None: if a tracer provider is set by now.
-    """
-
-    only: frozenset[str] = frozenset()
-    burst: bool = False
-    shutdown_timeout: float = 25.0
-    connect_timeout: float = 60.0
-    token: str | None = None
-    replaces: tuple[str, ...] = ()
-    http: str | None = None
-    tracing: bool | None = None
-
-
-async def run_worker(
-    apps: Sequence[Application], url: str, options: RunOptions, stop: asyncio.Event, started: Callable[[], None]
-) -> bool:
-    """Wait for Redis, run the handlers of ``apps`` until ``stop`` is set or the burst is over, then drain.
-
-    Args:
-        apps: the apps.
-        url: of the server.
-        options: how to run.
-        stop: set from outside to begin the drain.
-        started: called when the apps' lifespans are entered and the worker begins.
-
-    Returns:
-        False if the drain's time was over before everything was finished and settled; what could be
-        cancelled was handed back.
-
-    Raises:
-        AuthFailed: the server does not take the credentials.
-        Unavailable: no server within ``connect_timeout``.
-        ConfigError: a handler cannot be compiled, the URL is wrong, or there is no OpenTelemetry to trace with.
-    """
-    _check_members(apps)
-    tracing = _tracing(url, options.tracing)
-    broker = RedisBroker(url)
-    groups = [group for app in apps for group in app.groups() if not options.only or group.stream in options.only]
-    broadcasts = [one for app in apps for one in app.broadcasts() if not options.only or one.stream in options.only]
-    worker = Worker(
-        broker,
-        groups,
-        broadcasts,
-        WorkerOptions(
-            burst=options.burst,
-            shutdown_timeout=options.shutdown_timeout,
-            stuck_after=min(app.stuck_after for app in apps),
-            token=options.token,
-            replaces=options.replaces,
-        ),
-        tracing,
-    )
-    publishers = [_publisher(broker, tracing) for _ in apps]
-    async with AsyncExitStack() as stack:
-        if options.http is not None:
-            await stack.enter_async_context(_listening(options.http, worker, publishers, apps, url))
-        if not await wait_for_server(broker, options.connect_timeout, stop):
-            return True
-        stack.push_async_callback(broker.close)
-        for app, publisher in zip(apps, publishers, strict=True):
-            await stack.enter_async_context(_connected(app, publisher, url))
-        for app in apps:
-            if app.lifespan_function is not None:
-                app.state = await stack.enter_async_context(_lifespan(app))
-        if tracing is not None and not _has_provider():
-            log.warning("tracing.no_provider", reason="spans go nowhere: the app sets no tracer provider")
-        started()
-        drained = await worker.run(stop)
-        if drained:
-            log.info("worker.drained", consumer=worker.name, **worker.counts)
-        else:
-            log.warning("worker.drain_timed_out", consumer=worker.name, **worker.counts)
-        return drained
-
-
-def _listening(
-    where: str, worker: Worker, publishers: Sequence[Publisher], apps: Sequence[Application], url: str
-) -> AbstractAsyncContextManager[None]:
-    """Metrics and probes, from before the server answers until after the drain."""
-    try:
-        from streamworker.http import Address, View, serving  # noqa: PLC0415  (an extra)
-    except ImportError as error:
-        raise ConfigError(f"--http needs the extra 'http' ({error}): pip install 'streamworker[http]'") from None
-    view = View(worker, publishers, min(app.stuck_after for app in apps))
-    # Its thread has an event loop of its own, so it has connections of its own.
-    return serving(Address.of(where), view, RedisBroker(url).observer())
-
-
-async def _serves(broker: RedisBroker) -> None:
-    try:
-        await broker.ping()
-    except (Unavailable, NotPermitted) as error:  # who may not PING has been answered all the same
-        if isinstance(error, Unavailable):
-            raise
-    except BrokerError as error:
-        raise ConfigError(f"the server does not take this URL: {error}") from None
-
-
-def _lifespan(app: Application) -> AbstractAsyncContextManager[Any]:
-    made = app.lifespan_function()
-    if not isinstance(made, AbstractAsyncContextManager):
-        if asyncio.iscoroutine(made):
-            made.close()  # or Python warns that it was never awaited
-        raise ConfigError(f"the lifespan of app {app.name!r} is no async context manager; add @asynccontextmanager")
-    return made
-
-
-def _check_members(apps: Sequence[Application]) -> None:
-    """Two members of one group in one process would have one name, and take each other's entries for lost."""
-    seen: dict[tuple[str, str], Application] = {}
-    for app in apps:
-        for group in app.groups():
-            other = seen.setdefault((group.stream, group.name), app)
-            if other is not app:
-                raise ConfigError(
-                    f"apps {other.name!r} and {app.name!r} both consume stream {group.stream!r} "
-                    f"as group {group.name!r}; put these handlers into one app, or give one of them a group= of its own"
-                )
-
-
-async def wait_for_server(broker: RedisBroker, timeout: float, stop: asyncio.Event) -> bool:
-    """Wait until the server serves, with growing pauses and one line that says so; False if told to stop.
-
-    Raises:
-        AuthFailed: at once; trying again would not help.
-        Unavailable: it did not serve within ``timeout`` seconds.
-    """
-    deadline = monotonic() + timeout
-    waits = pauses()
-    told = False
-    while not stop.is_set():
-        try:
-            await _serves(broker)
-        except AuthFailed:
-            raise
-        except Unavailable as error:
-            if monotonic() >= deadline:
-                raise
-            if not told:
-                log.warning("redis.waiting", reason=str(error), seconds=timeout)
-                told = True
-        else:
-            return True
-        try:
-            async with asyncio.timeout(min(next(waits), max(0.01, deadline - monotonic()))):
-                await stop.wait()
-        except TimeoutError:
-            pass
-    return False
-
-
 @asynccontextmanager
-async def running(apps: Sequence[Application]) -> AsyncIterator[None]:
-    """Run the workers of ``apps`` for as long as the block lasts, then drain; see ``App.running``."""
-    with endpoint(None, [app.url for app in apps]) as server:
-        stop, started = asyncio.Event(), asyncio.Event()
-        # The server is asked once: a program that embeds a worker has a start of its own to fail.
-        options = RunOptions(connect_timeout=0.0)
-        work = asyncio.create_task(run_worker(apps, server.url, options, stop, started.set), name="streamworker")
-        work.add_done_callback(_tell_crash)
-        beginning = asyncio.create_task(started.wait())
-        try:
-            await asyncio.wait([work, beginning], return_when=asyncio.FIRST_COMPLETED)
-            if not started.is_set():
-                await work  # raises what kept it from starting
+async def publishing(app: Application) -> AsyncIterator[None]:
+    """Connect ``app`` for publishing; see ``async with app``."""
+    with endpoint(None, [app.url]) as server:
+        broker = await _opened(server.url)
+        async with connected(app, publisher_of(broker, tracing_of(server.url, None)), server.url):
             yield
-        finally:
-            beginning.cancel()
-            stop.set()
-            await _outlast(work)
-
-
-async def _outlast(work: asyncio.Task[bool]) -> None:
-    """Wait for a drain to its end, which has a limit of its own, however often the host is cancelled meanwhile."""
-    cancelled = False
-    with anyio.CancelScope(shield=True):  # anyio's scopes cancel again and again
-        while not work.done():
-            try:
-                await asyncio.wait([work])
-            except asyncio.CancelledError:
-                cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
-    work.result()
-
-
-def _tell_crash(work: asyncio.Task[bool]) -> None:
-    """The host learns of it when its block ends; until then the log is all there is."""
-    if not work.cancelled() and work.exception() is not None:
-        log.critical("worker.crashed", exc_info=work.exception())
 
 
 class Entrance:
@@ -286,48 +87,13 @@ class Entrance:
             return stack.pop_all()
 
 
-@asynccontextmanager
-async def publishing(app: Application) -> AsyncIterator[None]:
-    """Connect ``app`` for publishing; see ``async with app``."""
-    with endpoint(None, [app.url]) as server:
-        broker = RedisBroker(server.url)
-        await _serves(broker)
-        async with _connected(app, _publisher(broker, _tracing(server.url, None)), server.url):
-            yield
-
-
-def _tracing(url: str, wanted: bool | None) -> Tracing | None:
-    """What makes the spans. Where tracing is off, nothing of OpenTelemetry is imported."""
-    if not (_has_provider() if wanted is None else wanted):
-        return None
-    try:
-        from streamworker.tracing import Tracing  # noqa: PLC0415
-    except ImportError:
-        raise ConfigError("--tracing needs OpenTelemetry: pip install 'streamworker[otel]'") from None
-    return Tracing(url)
-
-
-def _has_provider() -> bool:
-    """Whether this process has set a tracer provider; who does so has imported OpenTelemetry."""
-    api = sys.modules.get("opentelemetry.trace")
-    if api is None:
-        return False
-    return not isinstance(api.get_tracer_provider(), api.ProxyTracerProvider | api.NoOpTracerProvider)
-
-
-def _publisher(broker: RedisBroker, tracing: Tracing | None) -> Publisher:
-    return broker.publisher() if tracing is None else tracing.publisher(broker.publisher())
-
-
 async def open_publisher(url: str) -> Publisher:
     """A publisher on its own, for the command line.
 
     Raises:
         Unavailable: the server cannot be reached, or does not take the credentials.
     """
-    broker = RedisBroker(url)
-    await _serves(broker)
-    return broker.publisher()
+    return (await _opened(url)).publisher()
 
 
 async def open_observer(url: str) -> RedisObserver:
@@ -336,9 +102,7 @@ async def open_observer(url: str) -> RedisObserver:
     Raises:
         Unavailable: the server cannot be reached, or does not take the credentials.
     """
-    broker = RedisBroker(url)
-    await _serves(broker)
-    return broker.observer()
+    return (await _opened(url)).observer()
 
 
 async def status_of(app: Application, over: float) -> Status:
@@ -352,11 +116,82 @@ async def status_of(app: Application, over: float) -> Status:
             await observer.close()
 
 
+async def _opened(url: str) -> RedisBroker:
+    """A broker whose server serves."""
+    broker = RedisBroker(url)
+    await _serves(broker)
+    return broker
+
+
 @asynccontextmanager
-async def _connected(app: Application, publisher: Publisher, url: str) -> AsyncIterator[None]:
+async def connected(app: Application, publisher: Publisher, url: str) -> AsyncIterator[None]:
     app.connected(publisher, url)
     try:
         yield
     finally:
         app.disconnected(publisher)
         await publisher.close()
+
+
+def publisher_of(broker: RedisBroker, tracing: Tracing | None) -> Publisher:
+    return broker.publisher() if tracing is None else tracing.publisher(broker.publisher())
+
+
+def tracing_of(url: str, wanted: bool | None) -> Tracing | None:
+    """What makes the spans. Where tracing is off, nothing of OpenTelemetry is imported."""
+    if not (has_provider() if wanted is None else wanted):
+        return None
+    try:
+        from streamworker.tracing import Tracing  # noqa: PLC0415
+    except ImportError:
+        raise ConfigError("--tracing needs OpenTelemetry: pip install 'streamworker[otel]'") from None
+    return Tracing(url)
+
+
+def has_provider() -> bool:
+    """Whether this process has set a tracer provider; who does so has imported OpenTelemetry."""
+    api = sys.modules.get("opentelemetry.trace")
+    if api is None:
+        return False
+    return not isinstance(api.get_tracer_provider(), api.ProxyTracerProvider | api.NoOpTracerProvider)
+
+
+async def wait_for_server(broker: RedisBroker, timeout: float, stop: asyncio.Event) -> bool:
+    """Wait until the server serves, with growing pauses and one line that says so; False if told to stop.
+
+    Raises:
+        AuthFailed: at once; trying again would not help.
+        Unavailable: it did not serve within ``timeout`` seconds.
+    """
+    deadline = monotonic() + timeout
+    waits = pauses()
+    told = False
+    while not stop.is_set():
+        try:
+            await _serves(broker)
+        except AuthFailed:
+            raise
+        except Unavailable as error:
+            if monotonic() >= deadline:
+                raise
+            if not told:
+                log.warning("redis.waiting", reason=str(error), seconds=timeout)
+                told = True
+        else:
+            return True
+        try:
+            async with asyncio.timeout(min(next(waits), max(0.01, deadline - monotonic()))):
+                await stop.wait()
+        except TimeoutError:
+            pass
+    return False
+
+
+async def _serves(broker: RedisBroker) -> None:
+    try:
+        await broker.ping()
+    except (Unavailable, NotPermitted) as error:  # who may not PING has been answered all the same
+        if isinstance(error, Unavailable):
+            raise
+    except BrokerError as error:
+        raise ConfigError(f"the server does not take this URL: {error}") from None

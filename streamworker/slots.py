@@ -44,7 +44,7 @@ class Slots:
         self.succeeded = 0
         self.meter: HandlerMeter | None = None
         self._handler = invocation.handler
-        self._where = {"stream": state.group.stream, "group": state.group.name, "handler": invocation.handler.name}
+        self._where = state.where(invocation.handler)
         self._state = state
         self._failing = failing
         self._acks_first = self._handler.ack == "before" and state.settling is not None

@@ -109,6 +109,10 @@ class State:
             size=size_of(delivery.fields, handler.body),
         )
 
+    def where(self, handler: Handler) -> dict[str, str]:
+        """What a log line about a handler begins with."""
+        return {"stream": self.group.stream, "group": self.group.name, "handler": handler.name}
+
     def age(self, delivery: Delivery) -> float:
         """Seconds since it was published; never below 0, since an id may lie in the future."""
         return max(0.0, self.clock.now() - published_at(delivery.origin))

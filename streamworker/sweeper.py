@@ -32,7 +32,7 @@ class Sweeper:
     ) -> None:
         self._invocation = invocation
         self._handler = invocation.handler
-        self._where = {"stream": state.group.stream, "group": state.group.name, "handler": invocation.handler.name}
+        self._where = state.where(invocation.handler)
         self._state = state
         self._failing = failing
         self._running = running

@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from streamworker import App
-from streamworker.connect import RunOptions, run_worker
+from streamworker.launch import RunOptions, run_worker
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.packing import unpack
 from tests.roles import as_role

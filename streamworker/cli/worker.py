@@ -98,7 +98,7 @@ def _work_alone(settings: Settings, apps: Sequence[App], where: Endpoint, signal
 
 
 async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, signals: Signals) -> None:
-    from streamworker.connect import RunOptions, run_worker  # noqa: PLC0415  (a supervisor loads no driver)
+    from streamworker.launch import RunOptions, run_worker  # noqa: PLC0415  (a supervisor loads no driver)
 
     stop = asyncio.Event()
     signals.attach(asyncio.get_running_loop(), stop)

@@ -13,8 +13,8 @@ from redis.crc import key_slot
 
 from streamworker import App, Backoff, Message, Reject
 from streamworker.broker import Beat, Look
-from streamworker.connect import RunOptions, run_worker
 from streamworker.errors import BrokerError, ConfigError
+from streamworker.launch import RunOptions, run_worker
 from streamworker.redisbroker.broker import topology_of
 from streamworker.redisbroker.pulse import RedisPulse
 from tests.faults.topologies import Migration, ServerCluster, replicated_since, stream_names

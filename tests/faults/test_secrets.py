@@ -18,9 +18,9 @@ import trustme
 from redis.asyncio import Redis
 
 from streamworker import App, Backoff, Message, PublishError
-from streamworker.connect import RunOptions, run_worker
 from streamworker.endpoint import endpoint
 from streamworker.errors import StreamworkerError
+from streamworker.launch import RunOptions, run_worker
 from streamworker.redisbroker.broker import RedisBroker
 from tests.conftest import ProgramOf, ServerOf
 from tests.faults.canaries import LOGIN, MARK, PASSWORD, PAYLOAD, USER, Told, listening

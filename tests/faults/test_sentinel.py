@@ -11,8 +11,8 @@ import pytest
 from redis import Redis
 
 from streamworker import App, Reject
-from streamworker.connect import RunOptions, run_worker
 from streamworker.errors import BrokerError, ConfigError
+from streamworker.launch import RunOptions, run_worker
 from tests.faults.topologies import Replicated, is_primary, replicated_since
 from tests.faults.traffic import SOON, Traffic
 from tests.running import burst

@@ -14,8 +14,8 @@ import pytest
 import trustme
 
 from streamworker import App
-from streamworker.connect import RunOptions, run_worker
 from streamworker.errors import AuthFailed, Unavailable
+from streamworker.launch import RunOptions, run_worker
 from tests.conftest import ServerOf
 from tests.faults.proxy import FaultProxy
 from tests.faults.topologies import SERVICE, bus_port

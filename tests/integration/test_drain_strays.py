@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from streamworker import App
 from streamworker.broker import Suspect
-from streamworker.connect import RunOptions, run_worker
 from streamworker.errors import Unavailable
+from streamworker.launch import RunOptions, run_worker
 from streamworker.message import Delivery
 from streamworker.redisbroker.reader import RedisGroupReader
 from tests.running import Watched

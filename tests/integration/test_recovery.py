@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from streamworker import App, Backoff, ConfigError, Message, StreamworkerError
-from streamworker.connect import RunOptions, run_worker
+from streamworker.launch import RunOptions, run_worker
 from tests.running import Watched, burst, events, working
 from tests.servers import Server
 from tests.waiting import wait_until

@@ -22,7 +22,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 from redis.asyncio import Redis
 
 from streamworker import App, Backoff, ConfigError, Drop, Message, PublishError, Reject, Retry
-from streamworker.connect import RunOptions, run_worker
+from streamworker.launch import RunOptions, run_worker
 from streamworker.tracing import GroupTracing, Tracing
 from tests.conftest import ProgramOf, ServerOf
 from tests.running import Watched, events, working

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from streamworker.connect import RunOptions, run_worker
 from streamworker.errors import Unavailable
+from streamworker.launch import RunOptions, run_worker
 from tests.conftest import ProgramOf, ServerOf
 from tests.faults.handling import Handling
 from tests.faults.patience import within

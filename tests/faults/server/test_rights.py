@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from streamworker import App, Backoff, Message, Reject
-from streamworker.connect import RunOptions, run_worker
+from streamworker.launch import RunOptions, run_worker
 from tests.conftest import ProgramOf
 from tests.faults.server.fleet import Fleet
 from tests.running import Watched, impatience
