@@ -14,7 +14,7 @@ from streamworker.endpoint import endpoint
 from streamworker.errors import AuthFailed, BrokerError, ConfigError, NotPermitted, Unavailable
 from streamworker.handler import Group
 from streamworker.logs import log
-from streamworker.monitoring.looks import status
+from streamworker.monitoring.snapshots import status
 from streamworker.monitoring.status import Status
 from streamworker.outage import pauses
 from streamworker.redisbroker.broker import RedisBroker

@@ -140,6 +140,17 @@ class Terminal:
         self.read()
         return "\n".join(self.display.lines)
 
+    @property
+    def pictures(self) -> int:
+        """How many it has begun to draw."""
+        self.read()
+        return self.raw.count(b"\x1b[H")
+
+    def draws(self, many: int) -> None:
+        """Wait until it has begun so many more pictures."""
+        before = self.pictures
+        wait_until_sync(lambda: self.pictures >= before + many, 20, lambda: f"it draws:\n{self.text}")
+
     def shows(self, what: str | Callable[[str], object], timeout: float = 20.0) -> str:
         """Wait until ``what`` is on the screen, and return all of it."""
         is_there = (lambda text: what in text) if isinstance(what, str) else what

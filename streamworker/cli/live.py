@@ -18,7 +18,7 @@ from streamworker.cli.screen import Screen
 from streamworker.errors import Unavailable
 from streamworker.logs import clean
 from streamworker.monitoring.facts import Observer
-from streamworker.monitoring.looks import Look, of_looks, take_look
+from streamworker.monitoring.snapshots import Snapshot, of_snapshots, take_snapshot
 from streamworker.monitoring.words import span
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -80,7 +80,7 @@ class Live:
         return replace(view, order=self._view.order, frozen=self._frozen is not None, trouble=trouble)
 
     async def _look_loop(self) -> None:
-        before: Look | None = None
+        before: Snapshot | None = None
         while True:
             try:
                 before = await self._look(before)
@@ -93,10 +93,10 @@ class Live:
             self._changed.set()
             await asyncio.sleep(self._interval)
 
-    async def _look(self, before: Look | None) -> Look:
+    async def _look(self, before: Snapshot | None) -> Snapshot:
         wanted = dict.fromkeys(self._streams, ()) if self._streams else await self._observer.streams()
-        now = await take_look(self._observer, wanted)
-        status = await of_looks(self._observer, before, now)
+        now = await take_snapshot(self._observer, wanted)
+        status = await of_snapshots(self._observer, before, now)
         groups = {(group.stream, group.group): group for group in status.groups}
         self._history = {key: self._history.get(key, deque(maxlen=LOOKS)) for key in groups}
         for key, group in groups.items():

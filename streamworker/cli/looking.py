@@ -14,9 +14,9 @@ from streamworker.cli.printing import print_json
 from streamworker.errors import BrokerError, Unavailable
 from streamworker.logs import clean
 from streamworker.monitoring.facts import Observer, ServerFacts, StreamFacts
-from streamworker.monitoring.looks import Look, of_looks, take_look
 from streamworker.monitoring.position import MOST_COUNTED, lag_of
 from streamworker.monitoring.remarks import Limits, exceeded, remarks
+from streamworker.monitoring.snapshots import Snapshot, of_snapshots, take_snapshot
 from streamworker.monitoring.status import GroupStatus, Status
 from streamworker.monitoring.words import moment, name, number, size, span, table, width
 
@@ -57,7 +57,7 @@ class Looking:
         while True:
             await asyncio.sleep(self._interval)
             now = await self._look()
-            status = await of_looks(self._observer, before, now)
+            status = await of_snapshots(self._observer, before, now)
             if as_json:
                 _print_json(status)
             else:
@@ -74,14 +74,14 @@ class Looking:
     async def check(self, limits: Limits) -> int:
         """Print to stderr which limits are exceeded; returns the exit code."""
         now = await self._look(limits.lag or 0)
-        problems = exceeded(await of_looks(self._observer, None, now), limits)
+        problems = exceeded(await of_snapshots(self._observer, None, now), limits)
         for problem in problems:
             click.echo(problem, err=True)
         return 1 if problems else 0
 
-    async def _look(self, most: int = 0) -> Look:
+    async def _look(self, most: int = 0) -> Snapshot:
         wanted = dict.fromkeys(self._streams, ()) if self._streams else await self._observer.streams()
-        return await take_look(self._observer, wanted, max(MOST_COUNTED, most + 1))
+        return await take_snapshot(self._observer, wanted, max(MOST_COUNTED, most + 1))
 
     def _text(self, status: Status, server: ServerFacts | None) -> list[str]:
         lines = [headline(status, server, self._where)]

@@ -11,7 +11,7 @@ from streamworker.cli.printing import print_json, print_line
 from streamworker.logs import clean
 from streamworker.monitoring.facts import Observer
 from streamworker.monitoring.fleet import WorkerStatus, workers_of
-from streamworker.monitoring.looks import status
+from streamworker.monitoring.snapshots import status
 from streamworker.monitoring.status import Running
 from streamworker.monitoring.words import UNKNOWN, name, number, span, table
 

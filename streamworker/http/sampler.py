@@ -9,7 +9,7 @@ from typing import Final
 from streamworker.errors import BrokerError
 from streamworker.http.view import View
 from streamworker.monitoring.facts import Observer, ServerFacts
-from streamworker.monitoring.looks import Look, of_looks, take_look
+from streamworker.monitoring.snapshots import Snapshot, of_snapshots, take_snapshot
 from streamworker.monitoring.status import Status, StreamStatus
 
 _EVERY: Final = 5.0  # seconds
@@ -39,7 +39,7 @@ class Sampler:
 
     async def sample_loop(self) -> None:
         """Runs until it is cancelled; a server that is away is no trouble here."""
-        before: Look | None = None
+        before: Snapshot | None = None
         while True:
             try:
                 before = await self._sample(before)
@@ -55,17 +55,17 @@ class Sampler:
 
     async def now(self, stream: str) -> Status:
         """The numbers of one stream as of now, whoever tells about it otherwise."""
-        return await of_looks(self._observer, None, await take_look(self._observer, {stream: ()}))
+        return await of_snapshots(self._observer, None, await take_snapshot(self._observer, {stream: ()}))
 
-    async def _sample(self, before: Look | None) -> Look | None:
+    async def _sample(self, before: Snapshot | None) -> Snapshot | None:
         if self.server is None:
             self.server = await self._ask_server()
         mine = [one.group.stream for one in self._view.worker.seen() if one.membership and one.membership.is_first]
         if not mine or self._view.worker.draining:
             self._status = None
             return None
-        look = await take_look(self._observer, dict.fromkeys(sorted(set(mine)), ()))
-        status = await of_looks(self._observer, before, look)
+        look = await take_snapshot(self._observer, dict.fromkeys(sorted(set(mine)), ()))
+        status = await of_snapshots(self._observer, before, look)
         told = tuple(stream for stream in status.streams if self._is_first(stream))
         self._status = Status(at=status.at, seconds=status.seconds, streams=told, errors=status.errors)
         self._taken = monotonic()

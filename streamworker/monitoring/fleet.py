@@ -13,7 +13,7 @@ from streamworker.report import MOST_TOLD
 _RELEASED = "released"  # the consumer that stands for entries that were handed back; it is no process
 
 
-class Membership(msgspec.Struct, frozen=True, kw_only=True):
+class MemberOf(msgspec.Struct, frozen=True, kw_only=True):
     """A group that a process is in.
 
     Attributes:
@@ -56,7 +56,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     pending: int
     running: int | None
     longest: tuple[Running, ...]
-    groups: tuple[Membership, ...]
+    groups: tuple[MemberOf, ...]
 
 
 def workers_of(status: Status) -> list[WorkerStatus]:
@@ -95,7 +95,7 @@ def _worker(members: list[tuple[GroupStatus, ConsumerStatus]], now: float) -> Wo
         running=sum(one.running or 0 for one in told) if told else None,
         longest=_longest(told),
         groups=tuple(
-            Membership(stream=group.stream, group=group.group, pending=one.pending, running=one.running)
+            MemberOf(stream=group.stream, group=group.group, pending=one.pending, running=one.running)
             for group, one in members
         ),
     )

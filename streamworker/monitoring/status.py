@@ -1,4 +1,4 @@
-"""The numbers of streams and groups as values, as people, scripts and charts get them; ``looks`` makes them."""
+"""The numbers of streams and groups as values, as people, scripts and charts get them; ``snapshots`` makes them."""
 
 from __future__ import annotations
 

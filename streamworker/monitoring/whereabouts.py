@@ -9,8 +9,8 @@ import msgspec
 from streamworker.errors import BrokerError, Unavailable
 from streamworker.monitoring.entries import Due, Letter, Sighting, Trace, Waiting
 from streamworker.monitoring.facts import EntryId, Observer
-from streamworker.monitoring.looks import age
 from streamworker.monitoring.shown import EntryShown, LetterShown, letter_shown, shown, why
+from streamworker.monitoring.snapshots import age
 from streamworker.monitoring.words import name, span
 
 State: TypeAlias = Literal["unread", "pending", "waiting", "due", "dead", "done", "gone", "unknown"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -22,16 +21,6 @@ from tests.faults.traffic import Traffic
 from tests.running import burst
 from tests.servers import Server
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def cluster(server_kind: str, tmp_path: Path) -> Iterator[ServerCluster]:
-    """Three primaries, each with a replica, of this test alone."""
-    made = ServerCluster(server_kind, tmp_path)
-    try:
-        yield made.start()
-    finally:
-        made.stop()
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])

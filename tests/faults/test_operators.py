@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -17,16 +15,6 @@ from tests.faults.topologies import ServerCluster, stream_names
 @pytest.fixture
 def server_kind() -> str:
     return "valkey-9.1"
-
-
-@pytest.fixture
-def cluster(server_kind: str, tmp_path: Path) -> Iterator[ServerCluster]:
-    """Three primaries, each with a replica, of this test alone."""
-    made = ServerCluster(server_kind, tmp_path)
-    try:
-        yield made.start()
-    finally:
-        made.stop()
 
 
 def ask(cluster: ServerCluster, *words: str) -> Said:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -58,6 +59,13 @@ def top(server: Server, *words: str, columns: int = 80, rows: int = 24) -> Termi
 def groups(text: str) -> list[str]:
     """The names in the order in which they are shown."""
     return re.findall(r"^(\S+)/readers ", text, re.MULTILINE)
+
+
+def is_asked(server: Server) -> bool:
+    """Whether somebody has sent the server what it has not read yet."""
+    connections = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    queues = [words[4].partition(":")[2] for words in connections if words[1].endswith(f":{server.port:04X}")]
+    return any(int(received, 16) for received in queues)
 
 
 def test_a_line_for_each_group_with_its_numbers_and_the_last_looks_at_its_lag(server: Server, client: Redis) -> None:
@@ -140,7 +148,7 @@ def test_p_freezes_the_picture_and_lets_it_go_on(server: Server, client: Redis) 
         terminal.press("p")
         before = terminal.shows("FROZEN").splitlines()[:3]
         more(client, "orders", 20)
-        time.sleep(1.5)  # for several looks and pictures
+        terminal.draws(6)  # looking goes on, and each look is drawn
         assert terminal.text.splitlines()[:3] == before
         terminal.press("p")
         terminal.shows(lambda text: re.search(r"orders/readers +25 ", text))
@@ -169,7 +177,7 @@ def test_a_server_that_hangs_does_not_keep_q_from_being_heard(server: Server, cl
     with top(server) as terminal:
         terminal.shows("orders/readers")
         server.pause()
-        time.sleep(0.5)
+        wait_until_sync(lambda: is_asked(server), 20)
         terminal.press("q")
         assert terminal.wait(5) == 0
         server.resume()
@@ -197,10 +205,10 @@ def test_another_size_of_the_window_is_kept_to(server: Server, client: Redis, co
     with top(server) as terminal:
         terminal.shows("stream-9")
         terminal.resize(columns, rows)
-        time.sleep(0.1)
+        terminal.draws(2)
         terminal.display.strange.clear()  # of what was under way for the old size
         terminal.display.resize(columns, rows)
-        time.sleep(0.7)
+        terminal.draws(3)
         text = terminal.text
         assert text.strip()
         assert terminal.display.strange == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
@@ -502,16 +502,17 @@ async def test_a_run_that_does_not_end_is_told_when_it_does(
     spans: Spans, redis_url: str, stream: str, group: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamworker.sweeper._GRACE", 0.05)
-    app = App("app")
+    app, seen = App("app"), threading.Event()
 
     @app.on(stream, max_deliveries=1, timeout=0.05)
     def handle(body: bytes) -> None:
-        time.sleep(0.5)
+        seen.wait(30)
 
     await group.add("data", "x")
     async with working(app, url=redis_url):
         await wait_until(lambda: spans.named(f"dead_letter {stream}"))
         assert spans.named(f"process {stream}") == []
+        seen.set()
         await wait_until(lambda: spans.named(f"process {stream}"))
     run = spans.only(f"process {stream}")
     assert endings([run]) == [(StatusCode.ERROR, "timeout")]

@@ -1,4 +1,4 @@
-"""Looks: all facts of one moment; two of them give the numbers, with their rates."""
+"""Snapshots: all facts of one moment; two of them give the numbers, with their rates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from streamworker.report import lease_of, report_of
 _YEAR_2000: Final = 946_684_800  # an id that says an earlier time was not made by a clock
 
 
-class Look(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True):
     """All facts of one moment, and the lags that follow from them."""
 
     facts: Mapping[str, StreamFacts]
@@ -47,12 +47,14 @@ async def status(observer: Observer, streams: Iterable[str] | None = None, *, ov
     wanted = await observer.streams() if streams is None else dict.fromkeys(streams, ())
     before = None
     if over > 0:
-        before = await take_look(observer, wanted)
+        before = await take_snapshot(observer, wanted)
         await asyncio.sleep(over)
-    return await of_looks(observer, before, await take_look(observer, wanted))
+    return await of_snapshots(observer, before, await take_snapshot(observer, wanted))
 
 
-async def take_look(observer: Observer, streams: Mapping[str, Collection[str]], most: int = MOST_COUNTED) -> Look:
+async def take_snapshot(
+    observer: Observer, streams: Mapping[str, Collection[str]], most: int = MOST_COUNTED
+) -> Snapshot:
     """The facts of ``streams`` and the lags of their groups.
 
     Args:
@@ -65,10 +67,10 @@ async def take_look(observer: Observer, streams: Mapping[str, Collection[str]], 
     pairs = [(stream, group) for stream in facts.values() for group in stream.groups]
     lags = await asyncio.gather(*(lag_of(observer, stream, group, most) for stream, group in pairs))
     errors = {name: str(one) for name, one in seen.items() if isinstance(one, BrokerError)}
-    return Look(facts, {(s.name, g.name): lag for (s, g), lag in zip(pairs, lags, strict=True)}, errors)
+    return Snapshot(facts, {(s.name, g.name): lag for (s, g), lag in zip(pairs, lags, strict=True)}, errors)
 
 
-async def of_looks(observer: Observer, before: Look | None, now: Look) -> Status:
+async def of_snapshots(observer: Observer, before: Snapshot | None, now: Snapshot) -> Status:
     """The numbers as of ``now``, with the rates since ``before``."""
     streams = await asyncio.gather(*(_stream(observer, before, now, stream) for stream in now.facts.values()))
     at = max((stream.now for stream in now.facts.values()), default=None)
@@ -77,7 +79,7 @@ async def of_looks(observer: Observer, before: Look | None, now: Look) -> Status
     return Status(at=at, seconds=max(0.0, seconds), streams=tuple(streams), errors=dict(now.errors))
 
 
-async def _stream(observer: Observer, before: Look | None, now: Look, stream: StreamFacts) -> StreamStatus:
+async def _stream(observer: Observer, before: Snapshot | None, now: Snapshot, stream: StreamFacts) -> StreamStatus:
     earlier = before.facts.get(stream.name) if before is not None else None
     seconds = stream.now - earlier.now if earlier is not None else 0.0
     added = await _added(observer, earlier, stream) if earlier is not None and seconds > 0 else None
