@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from streamworker.broker import Publisher
     from streamworker.connect import Entrance
     from streamworker.monitoring.status import Status
+    from streamworker.operating import Operator
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
@@ -267,6 +268,18 @@ class App:
         from streamworker.connect import status_of  # noqa: PLC0415  (the registry loads no driver)
 
         return await status_of(self, over)
+
+    @asynccontextmanager
+    async def operator(self) -> AsyncIterator[Operator]:
+        """Steer streams and groups of this app's server: what the command line does, from Python.
+
+        Raises:
+            Unavailable: the server cannot be reached.
+        """
+        from streamworker.connect import operating  # noqa: PLC0415  (the registry loads no driver)
+
+        async with operating(self) as operator:
+            yield operator
 
     def _connected(self) -> Publisher:
         if not self._publishers:

@@ -16,6 +16,7 @@ from streamworker.handler import Group
 from streamworker.logs import log
 from streamworker.monitoring.snapshots import status
 from streamworker.monitoring.status import Status
+from streamworker.operating import Operator
 from streamworker.outage import pauses
 from streamworker.redisbroker.broker import RedisBroker
 from streamworker.redisbroker.observer import RedisObserver
@@ -103,6 +104,26 @@ async def open_observer(url: str) -> RedisObserver:
         Unavailable: the server cannot be reached, or does not take the credentials.
     """
     return (await _opened(url)).observer()
+
+
+async def open_operator(url: str) -> Operator:
+    """Somebody who steers streams and groups.
+
+    Raises:
+        Unavailable: the server cannot be reached, or does not take the credentials.
+    """
+    return Operator((await _opened(url)).operator())
+
+
+@asynccontextmanager
+async def operating(app: Application) -> AsyncIterator[Operator]:
+    """See ``App.operator``."""
+    with endpoint(None, [app.url]) as server:
+        operator = await open_operator(server.url)
+        try:
+            yield operator
+        finally:
+            await operator.close()
 
 
 async def status_of(app: Application, over: float) -> Status:

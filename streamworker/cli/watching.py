@@ -1,4 +1,4 @@
-"""What the commands that look at a server share: their options, and how they connect."""
+"""What the commands for operators share: their options, and how they connect."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from streamworker.cli.options import explicit_url, option, redis_file_option, re
 if TYPE_CHECKING:
     from streamworker.endpoint import Endpoint
     from streamworker.monitoring.facts import Observer
+    from streamworker.operating import Operator
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,3 +36,17 @@ async def observing(redis: str | None, redis_file: Path | None) -> AsyncIterator
             yield observer, where
         finally:
             await observer.close()
+
+
+@asynccontextmanager
+async def steering(redis: str | None, redis_file: Path | None) -> AsyncIterator[tuple[Operator, Endpoint]]:
+    """Somebody who steers the server that the options name, and where that is."""
+    from streamworker.connect import open_operator  # noqa: PLC0415  (--help loads nothing)
+    from streamworker.endpoint import endpoint  # noqa: PLC0415
+
+    with endpoint(explicit_url(redis, redis_file), []) as where:
+        operator = await open_operator(where.url)
+        try:
+            yield operator, where
+        finally:
+            await operator.close()

@@ -1,4 +1,4 @@
-"""Asking: commands and scripts that only read, at the server that has a stream."""
+"""Asking: commands and scripts for who looks on and who steers, at the server that has a stream."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from streamworker.redisbroker.driver import Driver, Place
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Link
 from streamworker.redisbroker.observer import RedisObserver
+from streamworker.redisbroker.operator import RedisOperator
 from streamworker.redisbroker.publisher import RedisPublisher
 from streamworker.redisbroker.pulse import RedisPulse
 from streamworker.redisbroker.reader import RedisGroupReader
@@ -63,6 +64,9 @@ class RedisBroker:
 
     def observer(self) -> RedisObserver:
         return RedisObserver(self._topology)
+
+    def operator(self) -> RedisOperator:
+        return RedisOperator(self._topology)
 
     async def close(self) -> None:
         await self._settling.close()

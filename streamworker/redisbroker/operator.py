@@ -1,0 +1,26 @@
+"""RedisOperator: the parts of the broker that operators use, over one set of connections."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamworker.redisbroker.asking import Asking
+from streamworker.redisbroker.observer import RedisObserver
+from streamworker.redisbroker.settler import exchange
+from streamworker.redisbroker.shared import SharedLinks
+from streamworker.redisbroker.topology import Topology
+
+_TIMEOUT: Final = 10.0  # seconds that a server may say nothing; what an operator asks for may move megabytes
+
+
+class RedisOperator:
+    """``operator.Backend`` on Redis."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._links = SharedLinks(topology, exchange, timeout=_TIMEOUT)
+        self._asking = Asking(self._links)
+        self.observer = RedisObserver(topology)
+
+    async def close(self) -> None:
+        await self.observer.close()
+        await self._links.close()
