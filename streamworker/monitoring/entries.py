@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamworker.monitoring.facts import EntryId, Oldest
+from streamworker.monitoring.marks import UNMARKED, Marks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +59,13 @@ class Letter:
         id: its own id in the dead stream, which tells when it came.
         facts: what stands beside the original fields: ``reason``, ``error`` and so on.
         fields: the original fields.
+        marks: what operators did to it.
     """
 
     id: str
     facts: dict[str, str]
     fields: list[bytes]
+    marks: Marks = UNMARKED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

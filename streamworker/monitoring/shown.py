@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import Literal
+import re
+from typing import Final, Literal
 
 import msgspec
 
@@ -11,6 +12,9 @@ from streamworker.logs import clean
 from streamworker.message import field, headers_of
 from streamworker.monitoring.entries import Letter
 from streamworker.monitoring.facts import EntryId
+
+_CLASS: Final = re.compile(r"[\w.]+")
+_FRAME: Final = re.compile(r'  File "(.+)", line (\d+), in (.+)$')
 
 
 class EntryShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +48,13 @@ class LetterShown(msgspec.Struct, frozen=True, kw_only=True):
         id: its own id in the dead stream.
         time: when it came, Unix time in seconds; None if its id is no time.
         reason, error, handler, deliveries: why, and after what; None where it does not tell.
-        entry: the original entry, under its own id.
+        place: where the error was raised, ``file:line in function``; None without a traceback.
+        traceback: of the error, without local variables.
+        consumer: which worker gave it up.
+        redriven: how often it had been redriven before.
+        edited: when and by whom it was edited, and which fields; None if it never was.
+        was: those fields as they were published.
+        entry: the original entry, under its own id; as edited, if it was.
     """
 
     id: str
@@ -53,6 +63,12 @@ class LetterShown(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     handler: str | None
     deliveries: int | None
+    place: str | None
+    traceback: str | None
+    consumer: str | None
+    redriven: int
+    edited: str | None
+    was: dict[str, str]
     entry: EntryShown
 
 
@@ -90,6 +106,14 @@ def letter_shown(letter: Letter) -> LetterShown:
         error=facts.get("error") or None,
         handler=facts.get("handler"),
         deliveries=int(deliveries) if deliveries.isascii() and deliveries.isdigit() else None,
+        place=place_in(facts.get("traceback", "")),
+        traceback=facts.get("traceback") or None,
+        consumer=facts.get("consumer"),
+        redriven=letter.marks.redriven,
+        edited=letter.marks.edited,
+        was={
+            name.decode(errors="replace"): value.decode(errors="backslashreplace") for name, value in letter.marks.was
+        },
         entry=shown(facts.get("id", letter.id), letter.fields),
     )
 
@@ -99,6 +123,26 @@ def why(letter: LetterShown) -> str:
     reason, error = letter.reason or "", letter.error or ""
     parts = [error] if reason and error.endswith(reason) else [reason, error]
     return ": ".join(clean(part, 300) for part in parts if part) or "no reason is kept"
+
+
+def error_type(letter: LetterShown) -> str:
+    """The error's class; of a letter without an error its reason, without the numbers in it."""
+    if letter.error:
+        kind = letter.error.partition(":")[0]
+        return kind if _CLASS.fullmatch(kind) else letter.error
+    return re.sub(r"\d+", "N", letter.reason or "") or "no reason is kept"
+
+
+def place_in(traceback: str) -> str | None:
+    """Where a traceback says that its first error was raised: ``file:line in function``; None if it does not."""
+    found = None
+    for line in traceback.split("\n"):
+        frame = _FRAME.match(line)
+        if frame is not None:
+            found = f"{frame[1]}:{frame[2]} in {frame[3]}"
+        elif found is not None and not line.startswith(" "):
+            break  # the error itself; behind it stands what it came from
+    return found
 
 
 def time_of(id: str) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from streamworker.monitoring.facts import Observer
+from streamworker.operating.desk import Desk, Letters
+from streamworker.operating.steering import Controls, Steering
 
 
 class Backend(Protocol):
@@ -12,6 +14,12 @@ class Backend(Protocol):
 
     @property
     def observer(self) -> Observer: ...
+
+    @property
+    def letters(self) -> Letters: ...
+
+    @property
+    def steering(self) -> Steering: ...
 
     async def close(self) -> None: ...
 
@@ -30,6 +38,14 @@ class Operator:
     def observer(self) -> Observer:
         """Who only looks."""
         return self._backend.observer
+
+    def desk(self, stream: str, group: str) -> Desk:
+        """The dead letters of ``group``."""
+        return Desk(self._backend.observer, self._backend.letters, stream, group)
+
+    def group(self, stream: str, group: str) -> Controls:
+        """What ``group`` reads, and whether."""
+        return Controls(self._backend.observer, self._backend.steering, stream, group)
 
     async def close(self) -> None:
         """Drop the connections."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 from streamworker.errors import NotPermitted, WrongType
 from streamworker.monitoring.entries import Due, Entry, Letter, Page, Sighting, Trace, Waiting
 from streamworker.monitoring.facts import EntryId, Oldest
+from streamworker.monitoring.marks import parted
 from streamworker.redisbroker import scripts
 from streamworker.redisbroker.asking import Asking, decoded, encoded
 from streamworker.redisbroker.keys import Keys, just_below, parse_id
@@ -153,9 +154,9 @@ def _due(copy: list[Any]) -> Due:
 
 def _letter(copy: list[Any]) -> Letter:
     facts = dict(zip(copy[1][::2], copy[1][1::2], strict=True))
-    fields = unpack(facts.pop(b"sw-fields", b""))
+    fields, marks = parted(unpack(facts.pop(b"sw-fields", b"")))
     told = {decoded(name.removeprefix(b"sw-")): decoded(value) for name, value in facts.items()}
-    return Letter(id=str(copy[0], "ascii"), facts=told, fields=fields)
+    return Letter(id=str(copy[0], "ascii"), facts=told, fields=fields, marks=marks)
 
 
 def _number(text: bytes) -> int:

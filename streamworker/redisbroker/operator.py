@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from streamworker.redisbroker.asking import Asking
+from streamworker.redisbroker.letters import RedisLetters
 from streamworker.redisbroker.observer import RedisObserver
 from streamworker.redisbroker.settler import exchange
 from streamworker.redisbroker.shared import SharedLinks
+from streamworker.redisbroker.steering import RedisSteering
 from streamworker.redisbroker.topology import Topology
 
 _TIMEOUT: Final = 10.0  # seconds that a server may say nothing; what an operator asks for may move megabytes
@@ -20,6 +22,8 @@ class RedisOperator:
         self._links = SharedLinks(topology, exchange, timeout=_TIMEOUT)
         self._asking = Asking(self._links)
         self.observer = RedisObserver(topology)
+        self.letters = RedisLetters(self._asking)
+        self.steering = RedisSteering(self._asking)
 
     async def close(self) -> None:
         await self.observer.close()

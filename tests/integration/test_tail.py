@@ -23,7 +23,10 @@ from tests.terminal import Terminal
 from tests.waiting import wait_until
 
 FIELDS = {"id", "published", "type", "headers", "body", "encoding", "fields", "size"}
-LETTER_FIELDS = {"id", "time", "reason", "error", "handler", "deliveries", "entry"}
+LETTER_FIELDS = {
+    "id", "time", "reason", "error", "handler", "deliveries", "place", "traceback", "consumer",
+    "redriven", "edited", "was", "entry",
+}  # fmt: skip
 EVIL = ALL.encode(errors="surrogatepass") + b"\xff\x1b[2J"
 
 

@@ -16,12 +16,14 @@ from streamworker.redisbroker.scripts.finding import COPIES, FIND, PAGE
 from streamworker.redisbroker.scripts.membership import BEAT, CLAIM_ALONE, LEAVE, LEFT
 from streamworker.redisbroker.scripts.observing import BESIDE, OBSERVE
 from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RELEASED, RETRY
+from streamworker.redisbroker.scripts.steering import AMEND, HAND_OVER, PAUSE, REDRIVE, REPLAY, SEEK
 from streamworker.redisbroker.scripts.strangers import ABANDONED, CLAIM_ABANDONED
 from streamworker.redisbroker.scripts.turning import TURN
 
 __all__ = [
     "ABANDONED",
     "ACK_RETRIED",
+    "AMEND",
     "BEAT",
     "BESIDE",
     "CLAIM_ABANDONED",
@@ -31,13 +33,18 @@ __all__ = [
     "DEAD_LETTER",
     "DROP",
     "FIND",
+    "HAND_OVER",
     "LEAVE",
     "LEFT",
     "OBSERVE",
     "PAGE",
+    "PAUSE",
+    "REDRIVE",
     "RELEASE",
     "RELEASED",
+    "REPLAY",
     "RETRY",
+    "SEEK",
     "SKIPPED",
     "TURN",
 ]
