@@ -9,6 +9,7 @@ from streamworker.redisbroker.observer import RedisObserver
 from streamworker.redisbroker.settler import exchange
 from streamworker.redisbroker.shared import SharedLinks
 from streamworker.redisbroker.topology import Topology
+from streamworker.redisbroker.trimming import RedisTrimming
 
 _TIMEOUT: Final = 10.0  # seconds that a server may say nothing; what an operator asks for may move megabytes
 
@@ -20,6 +21,7 @@ class RedisOperator:
         self._links = SharedLinks(topology, exchange, timeout=_TIMEOUT)
         self._asking = Asking(self._links)
         self.observer = RedisObserver(topology)
+        self.trimming = RedisTrimming(self._asking)
 
     async def close(self) -> None:
         await self.observer.close()

@@ -17,6 +17,7 @@ from streamworker.redisbroker.scripts.membership import BEAT, CLAIM_ALONE, LEAVE
 from streamworker.redisbroker.scripts.observing import BESIDE, OBSERVE
 from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RELEASED, RETRY
 from streamworker.redisbroker.scripts.strangers import ABANDONED, CLAIM_ABANDONED
+from streamworker.redisbroker.scripts.trimming import EXPIRE, FORCE, TRIM
 from streamworker.redisbroker.scripts.turning import TURN
 
 __all__ = [
@@ -30,7 +31,9 @@ __all__ = [
     "COUNT",
     "DEAD_LETTER",
     "DROP",
+    "EXPIRE",
     "FIND",
+    "FORCE",
     "LEAVE",
     "LEFT",
     "OBSERVE",
@@ -39,5 +42,6 @@ __all__ = [
     "RELEASED",
     "RETRY",
     "SKIPPED",
+    "TRIM",
     "TURN",
 ]
