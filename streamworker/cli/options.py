@@ -35,10 +35,10 @@ def seconds(value: str) -> float:
 
 def duration(value: str) -> float:
     """``90s``, ``2h``, ``7d``, ``1h30m``, or a number of seconds."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhdw])", value.lower())
+    parts = re.findall(r"([0-9]+(?:[.][0-9]+)?)(ms|[smhdw])", value.lower())
     total = sum(float(number) * _SPANS[unit] for number, unit in parts)
     if not value or "".join(map("".join, parts)) != value.lower():
-        total = float(value) if re.fullmatch(r"\d+(\.\d+)?", value) else -1.0
+        total = float(value) if re.fullmatch(r"[0-9]+([.][0-9]+)?", value) else -1.0
     if not 0 <= total < 10**9:
         raise click.BadParameter(f"{value!r} is not a duration: write 90s, 15m, 2h, 7d or 1h30m")
     return total
@@ -46,7 +46,7 @@ def duration(value: str) -> float:
 
 def size(value: str) -> int:
     """``500MB``, ``1GiB``, or a number of bytes."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(|[kmgt]i?)b?", value.lower())
+    found = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?) ?(|[kmgt]i?)b?", value.lower())
     if found is None or not 0 <= (total := float(found[1]) * _SIZES[found[2]]) < 2**53:
         raise click.BadParameter(f"{value!r} is not a size: write 500MB, 2GB, 1GiB or a number of bytes")
     return int(total)
