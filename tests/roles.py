@@ -34,7 +34,7 @@ def commands_of_places() -> set[str]:
 
 def rules_for_tests(role: str) -> list[str]:
     """The documented commands, on streams of any name: each test has its own."""
-    allowed = commands(role) | (commands_of_places() if role in ("worker", "publisher", "reader") else set())
+    allowed = commands(role) | commands_of_places()
     return ["on", f">{PASSWORD}", "resetchannels", "~*", "-@all", *(f"+{one}" for one in sorted(allowed))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from time import monotonic
 from typing import Final
 
@@ -71,7 +72,7 @@ class Trimming:
         lines = [f"{name(done.stream)}: {verb} {_entries(done.removed)}, {number(done.length)} {left}{memory}"]
         lines += _losses(done.lost, "would lose" if done.dry_run else "lost")
         if done.held is not None:
-            lines += _held(done.stream, done.held)
+            lines += _held(done.stream, done.held, "would not be" if done.dry_run else "is not")
         elif not done.kept and not done.groups:
             lines.append("nothing goes, since no group reads it, and nobody can say what is finished; --force trims it")
         elif not done.kept:
@@ -101,7 +102,7 @@ def _losses(lost: tuple[Loss, ...], verb: str) -> list[str]:
     ]
 
 
-def _held(stream: str, held: Holder) -> list[str]:
+def _held(stream: str, held: Holder, verb: str) -> list[str]:
     group = name(held.group)
     age = "" if held.age_seconds is None else f", published {span(held.age_seconds)} ago"
     if held.consumer is None:
@@ -115,10 +116,10 @@ def _held(stream: str, held: Holder) -> list[str]:
     if held.others:
         who += f"; consumers of other programs: {held.others}"
     return [
-        f"a limit is not kept: group {group} holds it back",
+        f"a limit {verb} kept: group {group} holds it back",
         f"  {state}",
         f"  {who}",
         f"  if {group} is wanted: start its workers, or move it on with 'streamworker seek'",
-        f"  if nobody needs it any more: redis-cli XGROUP DESTROY {name(stream)} {group}",
+        f"  if nobody needs it any more: redis-cli XGROUP DESTROY {quote(name(stream))} {quote(group)}",
         "  or lose what it has not finished: --force; --force --dry-run says what that is",
     ]
