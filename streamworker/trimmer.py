@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final
 
 from streamworker.broker import Trimming
-from streamworker.errors import BrokerError, Unavailable
+from streamworker.errors import BrokerError, NotPermitted, Unavailable
 from streamworker.heartbeat import Membership
 from streamworker.logs import Outage, log
 from streamworker.outage import Outages
-from streamworker.retention import Held, Lost, Retention, Trim
+from streamworker.retention import Forced, Held, Retention, Trim
 
 _EVERY: Final = 5.0  # seconds
 _STEPS: Final = 20  # of one stream, until it is another one's turn
+_TELL: Final = 60.0  # seconds between two lines about what was removed
 _SURE: Final = 2  # rounds; what is in flight holds a tight limit back for a moment, again and again
+
+_RIGHTS: Final = "trimming needs +xtrim, and +memory|usage for max_bytes"
 
 
 @dataclass(slots=True)
@@ -55,14 +59,18 @@ class Trimmer:
 
     async def trim_loop(self) -> None:
         """Runs until it is cancelled; at once again while there is more to do."""
-        while True:
-            more = False
+        try:
+            while True:
+                more = False
+                for stream in self._streams:
+                    if stream.is_ours:
+                        more |= await stream.keep()
+                    else:
+                        stream.rest()
+                await asyncio.sleep(0 if more else _EVERY)
+        finally:
             for stream in self._streams:
-                if stream.is_ours:
-                    more |= await stream.keep()
-                else:
-                    stream.rest()
-            await asyncio.sleep(0 if more else _EVERY)
+                stream.rest()
 
 
 class _Stream:
@@ -83,6 +91,17 @@ class _Stream:
         self._outages = outages
         self._failing = Outage("retention.failing", "retention.recovered", stream=retention.stream)
         self._held_back = HeldBack(retention.stream)
+        self._lost = _Sums(
+            # What was pending is counted by who finds it gone: a handler that has it finishes it.
+            lambda group, many: log.warning(
+                "retention.lost", stream=retention.stream, group=group, unread=many["unread"], pending=many["pending"]
+            )
+        )
+        self._expired = _Sums(
+            lambda group, many: log.info(
+                "dead_letters.expired", stream=retention.stream, group=group, letters=many["letters"]
+            )
+        )
         if retention.limits:  # also what never was: a rate needs a beginning
             counts.trimmed[retention.stream] = 0
         for group in retention.groups:
@@ -102,12 +121,15 @@ class _Stream:
             more = await self._trim() if self._retention.limits else False
             for group in self._retention.groups if self._retention.dead else ():
                 more |= await self._expire(group)
+            self._lost.tell()
+            self._expired.tell()
         except Unavailable as error:
             self._outages.began(self, f"{self._retention.stream}: {error}")
             return False
         except BrokerError as error:
             self._outages.ended(self)
-            self._failing.began(str(error))
+            lacks = isinstance(error, NotPermitted)  # Redis 6.2 does not say what
+            self._failing.began(f"{error} ({_RIGHTS})" if lacks else str(error))
             return False
         self._outages.ended(self)
         self._failing.ended()
@@ -117,48 +139,60 @@ class _Stream:
         """It is another worker's to trim, and to tell about."""
         self._outages.ended(self)
         self._held_back = HeldBack(self._retention.stream)
+        self._lost.tell(last=True)
+        self._expired.tell(last=True)
 
     async def _trim(self) -> bool:
         stream, limits, force = self._retention.stream, self._retention.limits, self._retention.force
-        losses: list[Lost] = []
-        try:
-            for _ in range(_STEPS):
-                last = await self._trimming.trim(stream, limits)
-                self._counts.trimmed[stream] += last.removed
-                if last.more:
-                    continue
-                if last.kept or not force or not last.groups:
-                    break
-                forced = await self._trimming.force(stream, limits, last.groups)
-                self._counts.trimmed[stream] += forced.removed
-                losses += forced.lost
-                if not forced.removed:
-                    break
-            else:
-                return True
-        finally:
-            self._tell(losses)
+        for _ in range(_STEPS):
+            last = await self._trimming.trim(stream, limits)
+            self._counts.trimmed[stream] += last.removed
+            if last.more:
+                continue
+            if last.kept or not force:
+                break
+            forced = await self._trimming.force(stream, limits, last.groups)
+            self._lose(forced)
+            if not forced.removed:
+                break
+        else:
+            return True
         self._held_back.seen(last)
         return False
+
+    def _lose(self, forced: Forced) -> None:
+        self._counts.trimmed[self._retention.stream] += forced.removed
+        for one in forced.lost:
+            self._counts.lost[self._retention.stream, one.group] += one.unread
+            self._lost.add(one.group, unread=one.unread, pending=one.pending)
 
     async def _expire(self, group: str) -> bool:
         stream = self._retention.stream
         removed, more = await self._trimming.expire(stream, group, self._retention.dead)
         if removed:
             self._counts.expired[stream, group] += removed
-            log.info("dead_letters.expired", stream=stream, group=group, letters=removed)
+            self._expired.add(group, letters=removed)
         return more
 
-    def _tell(self, losses: Sequence[Lost]) -> None:
-        unread, pending = Counter[str](), Counter[str]()
-        for one in losses:
-            unread[one.group] += one.unread
-            pending[one.group] += one.pending
-        stream = self._retention.stream
-        for group in sorted({one.group for one in losses}):
-            # What was pending is counted by who finds it gone: a handler that has it finishes it.
-            self._counts.lost[stream, group] += unread[group]
-            log.warning("retention.lost", stream=stream, group=group, unread=unread[group], pending=pending[group])
+
+class _Sums:
+    """Numbers by group, told at once, then once a minute, and at the end: where it goes on, it goes on for long."""
+
+    def __init__(self, say: Callable[[str, Counter[str]], object]) -> None:
+        self._say = say
+        self._sums: dict[str, Counter[str]] = {}
+        self._due = 0.0
+
+    def add(self, group: str, **numbers: int) -> None:
+        self._sums.setdefault(group, Counter()).update(numbers)
+
+    def tell(self, *, last: bool = False) -> None:
+        """After each round, and when there are no more."""
+        if self._sums and (last or monotonic() >= self._due):
+            for group, many in sorted(self._sums.items()):
+                self._say(group, many)
+            self._sums.clear()
+            self._due = monotonic() + _TELL
 
 
 class HeldBack:

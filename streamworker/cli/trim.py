@@ -51,7 +51,7 @@ def trim(
     """
     import anyio  # noqa: PLC0415  (--help loads nothing)
 
-    from streamworker.cli.trimming import Trimming  # noqa: PLC0415
+    from streamworker.cli.trimming import TrimCommand  # noqa: PLC0415
     from streamworker.retention import Limits  # noqa: PLC0415
 
     limits = Limits(max_length=max_length, max_age=max_age, max_bytes=max_bytes)
@@ -68,7 +68,7 @@ def trim(
 
     async def run() -> int:
         async with steering(redis, redis_file) as (operator, _):
-            trimming = Trimming(operator, stream, limits, as_json=as_json)
+            trimming = TrimCommand(operator, stream, limits, as_json=as_json)
             if dry_run:
                 return await trimming.foresee(force=force)
             if force and not yes and not await trimming.confirmed():

@@ -18,7 +18,7 @@ from streamworker.retention import Limits
 _QUIET: Final = 2.0  # seconds between two signs of progress
 
 
-class Trimming:
+class TrimCommand:
     """Trims one stream and tells what came of it.
 
     Args:

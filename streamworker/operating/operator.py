@@ -7,7 +7,7 @@ from typing import Protocol
 from streamworker.broker import Trimming
 from streamworker.errors import ConfigError
 from streamworker.monitoring.facts import Observer
-from streamworker.operating.trimming import Progress, Trimmed, Trimmer
+from streamworker.operating.trimming import Progress, StreamTrimmer, Trimmed
 from streamworker.retention import Limits
 
 
@@ -59,7 +59,7 @@ class Operator:
         """
         if not limits:
             raise ConfigError("trimming needs a limit: Limits(max_length=...), Limits(max_age=...) or max_bytes")
-        trimmer = Trimmer(self._backend.trimming, self.observer, stream, limits, progress)
+        trimmer = StreamTrimmer(self._backend.trimming, self.observer, stream, limits, progress)
         return await (trimmer.foresee(force=force) if dry_run else trimmer.trim(force=force))
 
     async def close(self) -> None:

@@ -79,7 +79,7 @@ class Trimmed(msgspec.Struct, frozen=True, kw_only=True):
     lost: tuple[Loss, ...]
 
 
-class Trimmer:
+class StreamTrimmer:
     """Trims one stream, or says what that would do.
 
     Args:
