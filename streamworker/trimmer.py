@@ -20,7 +20,6 @@ _EVERY: Final = 5.0  # seconds
 _STEPS: Final = 20  # of one stream, until it is another one's turn
 _TELL: Final = 60.0  # seconds between two lines about what was removed
 _SURE: Final = 2  # rounds; what is in flight holds a tight limit back for a moment, again and again
-
 _RIGHTS: Final = "trimming needs +xtrim, and +memory|usage for max_bytes"
 
 
@@ -53,9 +52,7 @@ class Trimmer:
         outages: Outages,
     ) -> None:
         self.counts = TrimCounts()
-        self._streams = [
-            _Stream(trimming, one, memberships[one.stream], self.counts, outages) for one in retentions
-        ]  # fmt: skip
+        self._streams = [_Stream(trimming, one, memberships[one.stream], self.counts, outages) for one in retentions]
 
     async def trim_loop(self) -> None:
         """Runs until it is cancelled; at once again while there is more to do."""
@@ -70,7 +67,7 @@ class Trimmer:
                 await asyncio.sleep(0 if more else _EVERY)
         finally:
             for stream in self._streams:
-                stream.rest()
+                stream.tell(last=True)
 
 
 class _Stream:
@@ -121,8 +118,7 @@ class _Stream:
             more = await self._trim() if self._retention.limits else False
             for group in self._retention.groups if self._retention.dead else ():
                 more |= await self._expire(group)
-            self._lost.tell()
-            self._expired.tell()
+            self.tell()
         except Unavailable as error:
             self._outages.began(self, f"{self._retention.stream}: {error}")
             return False
@@ -139,8 +135,12 @@ class _Stream:
         """It is another worker's to trim, and to tell about."""
         self._outages.ended(self)
         self._held_back = HeldBack(self._retention.stream)
-        self._lost.tell(last=True)
-        self._expired.tell(last=True)
+        self.tell(last=True)
+
+    def tell(self, *, last: bool = False) -> None:
+        """Log what was removed and should not go unnoticed."""
+        self._lost.tell(last=last)
+        self._expired.tell(last=last)
 
     async def _trim(self) -> bool:
         stream, limits, force = self._retention.stream, self._retention.limits, self._retention.force
