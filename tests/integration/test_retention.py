@@ -386,6 +386,51 @@ async def test_trim_never_removes_an_unfinished_entry_while_four_groups_one_of_t
     assert counts["trims"] > 50
 
 
+KILLED = """
+import asyncio
+from streamworker import App
+import streamworker.trimmer
+
+streamworker.trimmer._EVERY = 0.01
+app = App("billing", lease=0.6)
+app.stream("{stream}", max_length=3)
+
+@app.on("{stream}")
+async def charge(body: str) -> None:
+    await asyncio.sleep(0.01)
+    journal("billing", body)
+
+@app.on("{stream}", group="search", prefetch=200)
+async def index(body: str) -> None:
+    await asyncio.sleep(0.002)
+    journal("search", body)
+"""
+
+
+async def test_what_killed_workers_held_is_never_trimmed(
+    redis: Redis, redis_url: str, stream: str, program: ProgramOf
+) -> None:
+    bodies = [str(number) for number in range(1200)]
+    for group in ("billing", "search"):  # before the first entry: who comes too late is given what is left
+        await redis.xgroup_create(stream, group, "0", mkstream=True)
+    workers = [program(KILLED.format(stream=stream), url=redis_url)]
+    workers += [program(None, url=redis_url) for _ in range(2)]
+
+    def handled(group: str) -> set[str]:
+        return {event.words[1] for event in workers[0].journal if event.words[0] == group}
+
+    await publish_bodies(redis, stream, bodies[:400])
+    await wait_until(lambda: len(handled("billing")) > 50, 20, lambda: workers[0].log)
+    for killed, at in ((0, 400), (1, 800)):
+        workers[killed].sigkill()
+        workers.append(program(None, url=redis_url))
+        await publish_bodies(redis, stream, bodies[at : at + 400])
+        await wait_until(lambda many=at: len(handled("search")) > many, 30, lambda: workers[-1].log)  # type: ignore[misc]
+    await wait_until(lambda: _is_long(redis, stream, 3), 30, lambda: workers[-1].log)
+    assert handled("billing") == handled("search") == set(bodies)
+    assert "entries.trimmed" not in "".join(one.log for one in workers)
+
+
 async def publish_bodies(redis: Redis, stream: str, bodies: list[str]) -> None:
     pipe = redis.pipeline(transaction=False)
     for body in bodies:
