@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from streamworker.backoff import Backoff
 from streamworker.errors import ConfigError
 from streamworker.handler import Group, Handler, OnFailure, Start, check, name_of, number
+from streamworker.retention import Limits, Retention
+from streamworker.retention import check as check_retention
 
 if TYPE_CHECKING:
     from streamworker.broker import Publisher
@@ -63,6 +66,7 @@ class App:
         self.state: Any = None
         self.handlers: list[Handler] = []
         self.lifespan_function: Lifespan | None = None
+        self._retentions: dict[str, Retention] = {}
         self._lease = lease
         self._unrouted: Literal["dead-letter", "drop"] = unrouted
         self._max_body = max_body
@@ -186,6 +190,54 @@ class App:
                         f"handlers {other.name!r} and {new.name!r} {where}, but one says {option}={theirs!r} and "
                         f"the other {option}={mine!r}; it belongs to the group, so they must agree"
                     )
+
+    def stream(
+        self,
+        name: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        max_bytes: int | None = None,
+        force: bool = False,
+        dead_max_age: float | None = None,
+        dead_max_length: int | None = None,
+    ) -> None:
+        """Declare how much of a stream is kept; one of the workers that consume it trims it every few seconds.
+
+        What a group has not finished is kept all the same, groups of other programs included, unless ``force``.
+
+        Args:
+            name: the stream; this app must have a handler with a group on it.
+            max_length: entries.
+            max_age: seconds since publishing, by the time in the id.
+            max_bytes: of the server's memory, as that estimates it.
+            force: remove also what groups have not finished; what they lose is counted and logged.
+            dead_max_age: seconds that dead letters of this app's groups are kept; for ever by default.
+            dead_max_length: how many of them are kept of each group; all by default.
+
+        Raises:
+            ConfigError: no limit is given, one makes no sense, or the stream is declared already.
+        """
+        retention = Retention(
+            stream=name,
+            limits=Limits(max_length=max_length, max_age=max_age, max_bytes=max_bytes),
+            force=force,
+            dead=Limits(max_length=dead_max_length, max_age=dead_max_age),
+        )
+        check_retention(retention)
+        if name in self._retentions:
+            raise ConfigError(
+                f"{self!r} declares stream {name!r} twice; say all limits in one app.stream({name!r}, ...)"
+            )
+        self._retentions[name] = retention
+
+    def retentions(self) -> list[Retention]:
+        """The declared streams, each with this app's groups on it."""
+        groups = self.groups()
+        return [
+            replace(one, groups=tuple(group.name for group in groups if group.stream == one.stream))
+            for one in self._retentions.values()
+        ]
 
     def groups(self) -> list[Group]:
         """The registered handlers by stream and group, broadcasts left out."""

@@ -12,6 +12,7 @@ import msgspec
 from streamworker.errors import BrokerError
 from streamworker.handler import Group, Start
 from streamworker.message import Delivery
+from streamworker.retention import Forced, Limits, Trim
 
 _MOST_STREAMS: Final = 1000
 
@@ -280,6 +281,35 @@ class Publisher(Protocol):
     async def close(self) -> None: ...
 
 
+class Trimming(Protocol):
+    """Makes streams shorter, a bounded step at a time."""
+
+    async def look(self, stream: str, limits: Limits) -> Trim:
+        """As ``trim``, but nothing is removed."""
+        ...
+
+    async def trim(
+        self, stream: str, limits: Limits, *, without_groups: bool = False, tell_memory: bool = False
+    ) -> Trim:
+        """Remove what the limits ask and all groups have finished; of a stream without groups nothing, by default."""
+        ...
+
+    async def force(self, stream: str, limits: Limits, groups: Sequence[str] = ()) -> Forced:
+        """Remove what the limits ask, whoever has not finished it.
+
+        What ``groups`` lose unread counts as told: their workers will not count it once more.
+        """
+        ...
+
+    async def foresee(self, stream: str, limits: Limits, after: str | None = None, counted: int = 0) -> Forced:
+        """What ``force`` would do behind the entry ``after``, with which ``counted`` have been seen."""
+        ...
+
+    async def expire(self, stream: str, group: str, limits: Limits) -> tuple[int, bool]:
+        """Remove dead letters of a group; how many, and whether there are more to remove."""
+        ...
+
+
 class Broker(Protocol):
     """Makes the parts above for one server."""
 
@@ -296,5 +326,7 @@ class Broker(Protocol):
     def pulse(self, consumer: str) -> Pulse: ...
 
     def publisher(self) -> Publisher: ...
+
+    def trimming(self) -> Trimming: ...
 
     async def close(self) -> None: ...

@@ -20,6 +20,7 @@ from streamworker.operating import Operator
 from streamworker.outage import pauses
 from streamworker.redisbroker.broker import RedisBroker
 from streamworker.redisbroker.observer import RedisObserver
+from streamworker.retention import Retention
 
 if TYPE_CHECKING:
     from streamworker.tracing import Tracing
@@ -37,6 +38,8 @@ class Application(Protocol):
     def groups(self) -> list[Group]: ...
 
     def broadcasts(self) -> list[Group]: ...
+
+    def retentions(self) -> list[Retention]: ...
 
     def connected(self, publisher: Publisher, url: str) -> None: ...
 

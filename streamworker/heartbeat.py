@@ -58,11 +58,12 @@ class Membership:
         self.dead = self._watch.look(now, look)
         self.lease.renew(sent)
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the one of the living that tells about the stream: the first by name that serves metrics."""
+    def is_first(self, of: Callable[[Report], bool]) -> bool:
+        """Whether this is the one of the living that does what one of them has to: the first by name of those
+        whose heartbeat says that they can. Nobody is until it has seen the others."""
         reports = {name: report_of(value) for name, value in list(self._watch.living.items())}
-        return all(self._me < name for name, report in reports.items() if report is not None and report.http)
+        others = [name for name, report in reports.items() if report is not None and of(report)]
+        return self.looked is not None and all(self._me < name for name in others)
 
     def on_duty(self, now: float) -> bool:
         """Whether this worker is in the half of the group that waits for suspects, at the server's time ``now``.

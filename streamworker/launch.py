@@ -16,6 +16,7 @@ from streamworker.endpoint import endpoint
 from streamworker.errors import ConfigError
 from streamworker.logs import log
 from streamworker.redisbroker.broker import RedisBroker
+from streamworker.retention import Retention
 from streamworker.worker import Worker, WorkerOptions
 
 
@@ -66,6 +67,7 @@ async def run_worker(
         ConfigError: a handler cannot be compiled, the URL is wrong, or there is no OpenTelemetry to trace with.
     """
     _check_members(apps)
+    retentions = _retentions(apps, options.only)
     tracing = tracing_of(url, options.tracing)
     broker = RedisBroker(url)
     groups = [group for app in apps for group in app.groups() if not options.only or group.stream in options.only]
@@ -81,7 +83,8 @@ async def run_worker(
             token=options.token,
             replaces=options.replaces,
         ),
-        tracing,
+        retentions=retentions,
+        tracing=tracing,
     )
     publishers = [publisher_of(broker, tracing) for _ in apps]
     async with AsyncExitStack() as stack:
@@ -139,6 +142,28 @@ def _check_members(apps: Sequence[Application]) -> None:
                     f"apps {other.name!r} and {app.name!r} both consume stream {group.stream!r} "
                     f"as group {group.name!r}; put these handlers into one app, or give one of them a group= of its own"
                 )
+
+
+def _retentions(apps: Sequence[Application], only: frozenset[str]) -> list[Retention]:
+    """What the apps declare for the streams that are consumed here."""
+    found: dict[str, tuple[Application, Retention]] = {}
+    for app in apps:
+        for one in app.retentions():
+            if only and one.stream not in only:
+                continue
+            if not one.groups:
+                raise ConfigError(
+                    f"app {app.name!r} declares app.stream({one.stream!r}), but no handler of its own consumes that "
+                    "stream as a group, and only a member of a group knows which worker has to trim; declare it in "
+                    "the app that consumes the stream"
+                )
+            other, _ = found.setdefault(one.stream, (app, one))
+            if other is not app:
+                raise ConfigError(
+                    f"apps {other.name!r} and {app.name!r} both declare app.stream({one.stream!r}); "
+                    "declare it in one of them"
+                )
+    return [one for _, one in found.values()]
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         started: Unix time in seconds, by the worker's clock.
         at: when this was written, Unix time in seconds, by the server's clock as the worker knows it.
         http: whether it serves metrics.
+        trims: whether it keeps this group's stream within what its app declared.
         running: how many handlers run.
         longest: of those that have been running for longest: entry id, handler, for how many seconds.
     """
@@ -27,6 +28,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     started: float = 0.0
     at: float = 0.0
     http: bool = False
+    trims: bool = False
     running: int = 0
     longest: tuple[tuple[str, str, float], ...] = ()
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
+
 from streamworker.broadcast import Broadcast
 from streamworker.broker import Broker
 from streamworker.burst import Burst
@@ -20,12 +22,14 @@ from streamworker.consumer import Consumer
 from streamworker.errors import StreamworkerError
 from streamworker.gate import Gate
 from streamworker.handler import Group
-from streamworker.heartbeat import Heartbeat
+from streamworker.heartbeat import Heartbeat, Membership
 from streamworker.identity import consumer_name, new_token, version
 from streamworker.logs import log
 from streamworker.outage import Outages
 from streamworker.report import Report
+from streamworker.retention import Retention
 from streamworker.seen import Seen
+from streamworker.trimmer import TrimCounts, Trimmer
 
 if TYPE_CHECKING:
     from streamworker.tracing import Tracing
@@ -61,6 +65,7 @@ class Worker:
         groups: consumer groups to be a member of.
         broadcasts: broadcast handlers, each as a group without a name.
         options: how to run.
+        retentions: how much of the groups' streams is kept.
         tracing: makes the spans; None where there are none.
     """
 
@@ -70,18 +75,27 @@ class Worker:
         groups: Sequence[Group],
         broadcasts: Sequence[Group],
         options: WorkerOptions,
+        *,
+        retentions: Sequence[Retention] = (),
         tracing: Tracing | None = None,
     ) -> None:
         self.name = consumer_name(options.token or new_token())
         self._broker = broker
         self._options = options
         gate, outages = Gate(), Outages()
+        trimmed = {one.stream for one in retentions}
         process = Report(host=platform.node(), pid=os.getpid(), version=version(), started=time())
         self._consumers = [
-            Consumer(group, broker, self.name, gate, outages, process, tracing=tracing) for group in groups
-        ]
+            Consumer(group, broker, self.name, gate, outages,
+                     replace(process, trims=group.stream in trimmed), tracing=tracing)
+            for group in groups
+        ]  # fmt: skip
         self._broadcasts = [Broadcast(group, broker, self.name, gate, outages, tracing) for group in broadcasts]
         self._parts: list[Consumer | Broadcast] = [*self._consumers, *self._broadcasts]
+        memberships: dict[str, list[Membership]] = {}
+        for one in self._consumers:
+            memberships.setdefault(one.group.stream, []).append(one.membership)
+        self._trimmer = Trimmer(broker.trimming(), retentions, memberships, outages)
         self._heartbeat: Heartbeat | None = None
         self._turned: float | None = None  # when the event loop was last seen to live
         self._late = 0.0
@@ -106,7 +120,9 @@ class Worker:
             for consumer in self._consumers:
                 for name in self._options.replaces:
                     await consumer.replaces(name)
-            working = [tick, *(task for part in self._parts for task in part.start())]
+            trimming = asyncio.create_task(self._trimmer.trim_loop(), name="trimmer")
+            stack.callback(trimming.cancel)
+            working = [tick, trimming, *(task for part in self._parts for task in part.start())]
             try:
                 await self._until_stopped(stop, working)
             except asyncio.CancelledError:
@@ -198,6 +214,11 @@ class Worker:
     def seen(self) -> list[Seen]:
         """What an onlooker sees of each consumer and broadcast, from another thread."""
         return [part.seen() for part in self._parts]
+
+    @property
+    def trimmed(self) -> TrimCounts:
+        """What the trimmer of this process has removed."""
+        return self._trimmer.counts
 
     @property
     def loop_late(self) -> float:

@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 PASSWORD: Final = "pass-of-a-role"
 PREFIX: Final = "role-"  # tests make users called `worker` of their own
 _LINES: Final = re.compile(r"^ACL SETUSER (\w+) (reset on >PASSWORD .*)$", re.MULTILINE)
-_BESIDES: Final = re.compile(r"^\* (?:Behind Sentinel|On a Cluster|With `--http`) add `(.*?)`", re.MULTILINE)
+_BESIDES: Final = re.compile(
+    r"^\* (?:Behind Sentinel|On a Cluster|With `--http`|With `app\.stream\(\.\.\.\)`) add `(.*?)`", re.MULTILINE
+)
 _DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "security.md"
 
 
@@ -26,13 +28,13 @@ def commands(role: str) -> set[str]:
 
 
 def commands_of_places() -> set[str]:
-    """What workers, publishers and readers may call besides: behind Sentinel, on a Cluster, with --http."""
+    """What they may call besides, by place: behind Sentinel, on a Cluster, with --http, with app.stream."""
     return {word[1:] for words in _BESIDES.findall(_DOCUMENT.read_text()) for word in words.split()}
 
 
 def rules_for_tests(role: str) -> list[str]:
     """The documented commands, on streams of any name: each test has its own."""
-    allowed = commands(role) | (commands_of_places() if role in ("worker", "publisher", "reader") else set())
+    allowed = commands(role) | commands_of_places()
     return ["on", f">{PASSWORD}", "resetchannels", "~*", "-@all", *(f"+{one}" for one in sorted(allowed))]
 
 

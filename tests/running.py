@@ -66,7 +66,7 @@ async def burst(*apps: App, url: str) -> None:
 
 @contextmanager
 def impatience(wanted: bool = True) -> Iterator[None]:
-    """Turns and reads take 0.02 s instead of 0.5, so retries come and drains end sooner."""
+    """Turns and reads take 0.02 s instead of 0.5, so retries come, streams are trimmed and drains end sooner."""
     if not wanted:
         yield
         return
@@ -75,6 +75,7 @@ def impatience(wanted: bool = True) -> Iterator[None]:
         patch("streamworker.acquirer._AT_REST", 0.02),
         patch("streamworker.broadcast._BLOCK", 0.02),
         patch("streamworker.broadcast._CHECK", 0.2),
+        patch("streamworker.trimmer._EVERY", 0.02),
     ):
         yield
 

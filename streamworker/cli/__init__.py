@@ -13,6 +13,7 @@ from streamworker.cli.publish import publish
 from streamworker.cli.run import run
 from streamworker.cli.status import lag, status
 from streamworker.cli.top import top
+from streamworker.cli.trim import trim
 from streamworker.cli.workers import workers
 from streamworker.errors import StreamworkerError
 
@@ -46,6 +47,7 @@ cli.add_command(top)
 cli.add_command(workers)
 cli.add_command(tail)
 cli.add_command(inspect)
+cli.add_command(trim)
 cli.add_command(healthcheck)
 
 

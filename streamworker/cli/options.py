@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from streamworker.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_SPANS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_SIZES: Final = {"": 1, **{unit: 1000**at for at, unit in enumerate("kmgt", 1)},
+                 **{f"{unit}i": 1024**at for at, unit in enumerate("kmgt", 1)}}  # fmt: skip
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
@@ -26,6 +31,25 @@ def seconds(value: str) -> float:
     if not 0 <= number < 10**9:
         raise click.BadParameter(f"{value!r} is not a number of seconds, 0 or more")
     return number
+
+
+def duration(value: str) -> float:
+    """``90s``, ``2h``, ``7d``, ``1h30m``, or a number of seconds."""
+    parts = re.findall(r"([0-9]+(?:[.][0-9]+)?)(ms|[smhdw])", value.lower())
+    total = sum(float(number) * _SPANS[unit] for number, unit in parts)
+    if not value or "".join(map("".join, parts)) != value.lower():
+        total = float(value) if re.fullmatch(r"[0-9]+([.][0-9]+)?", value) else -1.0
+    if not 0 <= total < 10**9:
+        raise click.BadParameter(f"{value!r} is not a duration: write 90s, 15m, 2h, 7d or 1h30m")
+    return total
+
+
+def size(value: str) -> int:
+    """``500MB``, ``1GiB``, or a number of bytes."""
+    found = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?) ?(|[kmgt]i?)b?", value.lower())
+    if found is None or not 0 <= (total := float(found[1]) * _SIZES[found[2]]) < 2**53:
+        raise click.BadParameter(f"{value!r} is not a size: write 500MB, 2GB, 1GiB or a number of bytes")
+    return int(total)
 
 
 # No variable of click's: App(url=) comes between the option and the variables.

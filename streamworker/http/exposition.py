@@ -18,6 +18,7 @@ from streamworker.identity import version
 from streamworker.meter import Histogram
 from streamworker.monitoring.status import GroupStatus, StreamStatus
 from streamworker.seen import Seen
+from streamworker.trimmer import TrimCounts
 from streamworker.verdicts import Cause
 
 _PREFIX: Final = "streamworker_"
@@ -73,6 +74,7 @@ class Exposition(Collector):
         yield from _histograms(seen)
         yield from _gauges(seen)
         yield from self._process(seen)
+        yield from _retention(self._view.worker.trimmed)
         streams = self._sampler.streams()
         yield from _of_streams(streams)
         yield from _of_groups([group for stream in streams for group in stream.groups if group.exists])
@@ -119,6 +121,18 @@ def _counts(seen: list[Seen]) -> Iterator[Metric]:
         trimmed.add_metric([*_labels(one), "unread"], one.counts.skipped)
         trimmed.add_metric([*_labels(one), "pending"], one.counts.trimmed)
     yield from (letters, trimmed)
+
+
+def _retention(counts: TrimCounts) -> Iterator[Metric]:
+    trimmed = _counter("retention_trimmed", "Entries removed to keep a stream within its limits.", ("stream",))
+    for stream, number in list(counts.trimmed.items()):
+        _add(trimmed, [stream], number)
+    lost = _counter("retention_lost", "Of those, by force: entries that the group had not been given.", _GROUP)
+    expired = _counter("dead_letters_expired", "Dead letters removed, since they were too old or too many.", _GROUP)
+    for family, by_group in ((lost, counts.lost), (expired, counts.expired)):
+        for labels, number in list(by_group.items()):
+            _add(family, [*labels], number)
+    yield from (trimmed, lost, expired)
 
 
 def _runs(seen: list[Seen]) -> Iterator[Metric]:

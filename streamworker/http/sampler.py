@@ -60,7 +60,11 @@ class Sampler:
     async def _sample(self, before: Snapshot | None) -> Snapshot | None:
         if self.server is None:
             self.server = await self._ask_server()
-        mine = [one.group.stream for one in self._view.worker.seen() if one.membership and one.membership.is_first]
+        mine = [
+            one.group.stream
+            for one in self._view.worker.seen()
+            if one.membership and one.membership.is_first(lambda report: report.http)
+        ]
         if not mine or self._view.worker.draining:
             self._status = None
             return None

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from streamworker.broker import Publisher
 from streamworker.seen import Seen
+from streamworker.trimmer import TrimCounts
 
 _STALLED: Final = 60.0  # seconds; a reading loop rests for half of that at most
 _AWAY: Final = 10.0  # seconds without an answer after which a worker is not ready
@@ -26,6 +27,9 @@ class Working(Protocol):
     def measure(self) -> None: ...
 
     def seen(self) -> list[Seen]: ...
+
+    @property
+    def trimmed(self) -> TrimCounts: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from streamworker.broker import Trimming
+from streamworker.errors import ConfigError
 from streamworker.monitoring.facts import Observer
 from streamworker.operating.desk import Desk, Letters
 from streamworker.operating.steering import Controls, Steering
+from streamworker.operating.trimming import Progress, StreamTrimmer, Trimmed
+from streamworker.retention import Limits
 
 
 class Backend(Protocol):
@@ -20,6 +24,9 @@ class Backend(Protocol):
 
     @property
     def steering(self) -> Steering: ...
+
+    @property
+    def trimming(self) -> Trimming: ...
 
     async def close(self) -> None: ...
 
@@ -46,6 +53,30 @@ class Operator:
     def group(self, stream: str, group: str) -> Controls:
         """What ``group`` reads, and whether."""
         return Controls(self._backend.observer, self._backend.steering, stream, group)
+
+    async def trim(
+        self, stream: str, limits: Limits, *, force: bool = False, dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Trimmed:  # fmt: skip
+        """Shorten a stream to ``limits``, but remove nothing that a group has not finished.
+
+        A stream without groups is not trimmed. Interrupted and done again, it goes on where it was.
+
+        Args:
+            stream: the stream.
+            limits: how much of it is kept.
+            force: remove also what groups have not finished, and of a stream without groups.
+            dry_run: remove nothing, and say what would be.
+            progress: called again and again with the number of entries removed, or counted, so far.
+
+        Raises:
+            ConfigError: no limit is given.
+            Unavailable: the server cannot be reached.
+        """
+        if not limits:
+            raise ConfigError("trimming needs a limit: Limits(max_length=...), Limits(max_age=...) or max_bytes")
+        trimmer = StreamTrimmer(self._backend.trimming, self.observer, stream, limits, progress)
+        return await (trimmer.foresee(force=force) if dry_run else trimmer.trim(force=force))
 
     async def close(self) -> None:
         """Drop the connections."""

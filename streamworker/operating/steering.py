@@ -285,8 +285,8 @@ class Controls:
             raise ConfigError(f"{self} has no consumer {consumer!r}; {names} has something pending")
         if member.alive and not force:
             raise ConfigError(
-                f"{consumer!r} is alive: its last heartbeat is {member.beat_seconds or 0:.1f} s old. What it holds would "
-                "be handled twice. Stop it: then it hands back what it has not started"
+                f"{consumer!r} is alive: its last heartbeat is {member.beat_seconds or 0:.1f} s old. What it holds "
+                "would be handled twice. Stop it: then it hands back what it has not started"
             )
         if member.alive is False:
             await self._steering.mark_dead(self.stream, self.group, consumer)

@@ -6,6 +6,7 @@ from typing import Final
 
 from streamworker.errors import ConfigError
 from streamworker.handler import Group
+from streamworker.redisbroker.asking import Asking
 from streamworker.redisbroker.broadcaster import RedisBroadcaster
 from streamworker.redisbroker.cluster import Cluster, in_one_slot
 from streamworker.redisbroker.driver import Driver, Place
@@ -20,6 +21,7 @@ from streamworker.redisbroker.sentinel import Sentinels
 from streamworker.redisbroker.settler import RedisSettler, exchange
 from streamworker.redisbroker.shared import SharedLinks
 from streamworker.redisbroker.topology import Server, Topology
+from streamworker.redisbroker.trimming import RedisTrimming
 from streamworker.url import Kind, read_url
 
 # A reader's round trip may take this long besides its BLOCK: what is longer is a connection that is dead
@@ -64,6 +66,9 @@ class RedisBroker:
 
     def observer(self) -> RedisObserver:
         return RedisObserver(self._topology)
+
+    def trimming(self) -> RedisTrimming:
+        return RedisTrimming(Asking(self._settling))
 
     def operator(self) -> RedisOperator:
         return RedisOperator(self._topology)

@@ -11,6 +11,7 @@ from streamworker.redisbroker.settler import exchange
 from streamworker.redisbroker.shared import SharedLinks
 from streamworker.redisbroker.steering import RedisSteering
 from streamworker.redisbroker.topology import Topology
+from streamworker.redisbroker.trimming import RedisTrimming
 
 _TIMEOUT: Final = 10.0  # seconds that a server may say nothing; what an operator asks for may move megabytes
 
@@ -24,6 +25,7 @@ class RedisOperator:
         self.observer = RedisObserver(topology)
         self.letters = RedisLetters(self._asking)
         self.steering = RedisSteering(self._asking)
+        self.trimming = RedisTrimming(self._asking)
 
     async def close(self) -> None:
         await self.observer.close()

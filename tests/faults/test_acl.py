@@ -21,7 +21,7 @@ from streamworker.redisbroker import scripts
 from streamworker.redisbroker.link import Script
 from tests.conftest import ProgramOf, ServerOf
 from tests.roles import PASSWORD, commands, commands_of_places, documented
-from tests.running import Watched, burst, on_all_servers, working
+from tests.running import Watched, burst, events, on_all_servers, working
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -220,6 +220,32 @@ async def test_a_worker_has_no_business_with_other_streams_and_is_told_so(place:
     await denied(place, "worker", "XRANGE", "invoices", "-", "+")
     await denied(place, "worker", "DEL", place.stream)
     await denied(place, "worker", "CONFIG", "GET", "*")
+
+
+@on_all_servers
+async def test_a_worker_trims_what_is_declared_with_the_rights_for_that_and_names_what_it_lacks(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("billing")
+    app.stream(place.stream, max_length=5, max_bytes=10**6, force=True, dead_max_length=1)
+
+    @app.on(place.stream)
+    async def handle(body: str) -> None:
+        raise Reject("no")
+
+    async def is_kept() -> bool:
+        dead = Watched(place.admin, place.stream, "billing").keys.dead
+        return (await place.admin.xlen(place.stream), await place.admin.xlen(dead)) == (5, 1)
+
+    for _ in range(20):
+        await place.admin.xadd(place.stream, {"data": "x"})
+    async with working(app, url=place.url("worker")):
+        await wait_until(lambda: events(caplog, "retention.failing"))
+        (failing,) = events(caplog, "retention.failing")
+        assert "+xtrim" in failing["reason"]
+        await place.admin.execute_command("ACL", "SETUSER", "worker", "+xtrim", "+memory|usage")  # type: ignore[no-untyped-call]
+        await place.admin.acl_log_reset()
+        await wait_until(is_kept)
 
 
 @on_all_servers

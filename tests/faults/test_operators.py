@@ -23,6 +23,12 @@ def ask(cluster: ServerCluster, *words: str) -> Said:
     return said
 
 
+def steer(cluster: ServerCluster, *words: str) -> Said:
+    said = call(*words, url=cluster.url.replace("role-worker", "role-operator"))
+    assert (said.code, said.err) == (0, ""), said
+    return said
+
+
 async def test_every_command_finds_the_streams_of_all_nodes(cluster: ServerCluster, stream: str) -> None:
     await asyncio.to_thread(_look_at_all, cluster, stream)
 
@@ -50,5 +56,7 @@ def _look_at_all(cluster: ServerCluster, stream: str) -> None:
         assert (last["id"], last["body"]) == (ids[name], name)
         (letter,) = ask(cluster, "tail", name, "--dead", "billing", "--no-follow", "--json").objects
         assert letter["reason"] == "no"
+        (trimmed,) = steer(cluster, "trim", name, "--max-length", "2", "--force", "--yes", "--json").objects
+        assert (trimmed["length"], trimmed["kept"]) == (2, True)
         (found,) = ask(cluster, "inspect", name, ids[name], "--json").objects
         assert (found["groups"][0]["state"], len(found["groups"][0]["dead_letters"])) == ("waiting", 1)

@@ -29,6 +29,7 @@ import asyncio
 from streamworker import App, Backoff, Drop, Reject, Retry
 
 app = App("billing", lease={lease})
+app.stream("{stream}", max_length=1_000_000, force=True, dead_max_length=1_000_000)
 
 @app.on("{stream}", concurrency=4, timeout=0.5, max_deliveries=2, retry=Backoff(first=0.1))
 async def charge(order: dict) -> None:

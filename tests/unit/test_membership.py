@@ -1,4 +1,4 @@
-"""Who of a group is on duty for suspects."""
+"""Who of a group is on duty for suspects, and who does what one of them has to."""
 
 from __future__ import annotations
 
@@ -47,3 +47,23 @@ def test_the_dead_do_no_duty() -> None:
         other.seen(at, at, last)
     assert all(other.on_duty(at) for at in (1000.0, 1030.0))
     assert one.on_duty(1000.0) != one.on_duty(1030.0), "who has not looked since"
+
+
+def test_the_first_by_name_of_those_who_can_is_the_first() -> None:
+    names = [f"host-{place}-x.sw" for place in range(4)]
+    reports = [Report(), Report(trims=True), Report(http=True, trims=True), Report(http=True)]
+    members = [
+        Membership("orders", "billing", name, Lease(2.0), lambda report=report: report)  # type: ignore[misc]
+        for name, report in zip(names, reports, strict=True)
+    ]
+    assert not any(member.is_first(lambda _: True) for member in members), "nobody has looked yet"
+    look = Look(dict(zip(names, (member.next_beat(0.0).value for member in members), strict=True)))
+    for member in members:
+        member.seen(0.0, 0.0, look)
+    assert [one.is_first(lambda report: report.trims) for one in members[1:]] == [True, False, False]
+    assert [one.is_first(lambda report: report.http) for one in members[2:]] == [True, False]
+    assert [one.is_first(lambda _: True) for one in members] == [True, False, False, False]
+    for at in (0.5, 1.0, 1.5, 2.0):  # the heartbeat of the second one stands still for a lease
+        values = {name: b"%d 2000 {}" % int(at * 10) for name in (names[0], names[3])}
+        members[2].seen(at, at, Look(look.values | values))
+    assert members[2].is_first(lambda report: report.trims)

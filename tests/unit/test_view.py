@@ -17,6 +17,7 @@ from streamworker.redisbroker.broker import RedisBroker
 from streamworker.report import Report
 from streamworker.seen import Seen
 from streamworker.state import Progress
+from streamworker.trimmer import TrimCounts
 from streamworker.worker import Worker as WholeWorker
 from streamworker.worker import WorkerOptions
 
@@ -50,6 +51,7 @@ class Worker:
     draining: bool = False
     name: str = "me.sw"
     measured: bool = field(default=False, init=False)
+    trimmed: TrimCounts = field(default_factory=TrimCounts, init=False)
 
     @property
     def loop_late(self) -> float:

@@ -18,6 +18,7 @@ from streamworker.redisbroker.scripts.observing import BESIDE, OBSERVE
 from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RELEASED, RETRY
 from streamworker.redisbroker.scripts.steering import AMEND, HAND_OVER, PAUSE, REDRIVE, REPLAY, SEEK
 from streamworker.redisbroker.scripts.strangers import ABANDONED, CLAIM_ABANDONED
+from streamworker.redisbroker.scripts.trimming import EXPIRE, FORCE, TRIM
 from streamworker.redisbroker.scripts.turning import TURN
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "COUNT",
     "DEAD_LETTER",
     "DROP",
+    "EXPIRE",
     "FIND",
+    "FORCE",
     "HAND_OVER",
     "LEAVE",
     "LEFT",
@@ -46,5 +49,6 @@ __all__ = [
     "RETRY",
     "SEEK",
     "SKIPPED",
+    "TRIM",
     "TURN",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from streamworker.redisbroker.link import Script
+from streamworker.redisbroker.scripts.ids import LATER, NAMED
 
 # What was trimmed before this group read it. The server keeps no such number, and its `entries-read` leaps over
 # what is gone; but as long as the first entry lies behind the last one delivered, the two positions differ by it.
@@ -16,20 +17,9 @@ from streamworker.redisbroker.link import Script
 # ARGV  group
 # gives how many were found now
 SKIPPED: Final = Script(
-    """
-local function later(one, other)
-  local a, b = {string.match(one, '^(%d+)-(%d+)$')}, {string.match(other, '^(%d+)-(%d+)$')}
-  for at = 1, 2 do  -- as text: numbers in Lua are exact up to 2^53 only
-    if #a[at] ~= #b[at] then return #a[at] > #b[at] end
-    if a[at] ~= b[at] then return a[at] > b[at] end
-  end
-  return false
-end
-local function named(flat)
-  local found = {}
-  for at = 1, #flat, 2 do found[flat[at]] = flat[at + 1] end
-  return found
-end
+    LATER
+    + NAMED
+    + """
 redis.call('HDEL', KEYS[2], '')
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
 if info.err then return 0 end

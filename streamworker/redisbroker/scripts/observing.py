@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from streamworker.redisbroker.link import Script
+from streamworker.redisbroker.scripts.ids import NAMED
 
 MOST_CONSUMERS: Final = 1000
 
@@ -19,12 +20,8 @@ MOST_CONSUMERS: Final = 1000
 #                   consumers {{name, pending, idle ms, inactive ms or false}…}}
 #       {the server's time in ms} if there is no such stream
 OBSERVE: Final = Script(
-    """
-local function named(flat)
-  local found = {}
-  for at = 1, #flat, 2 do found[flat[at]] = flat[at + 1] end
-  return found
-end
+    NAMED
+    + """
 local function weigh(entries)
   local bytes = 0
   for _, entry in ipairs(entries) do
