@@ -16,6 +16,7 @@ import anyio
 
 from streamworker.alive import default_folder, keep_alive
 from streamworker.app import App
+from streamworker.child import Birth
 from streamworker.cli.ending import CRASHED, ending
 from streamworker.cli.logging import configure
 from streamworker.cli.options import explicit_url
@@ -24,7 +25,7 @@ from streamworker.identity import consumer_name, new_token, version
 from streamworker.loader import load
 from streamworker.logs import log
 from streamworker.signals import DRAIN_TIMED_OUT, Signals, end_now, when_closed
-from streamworker.supervisor import Birth, Supervisor
+from streamworker.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from streamworker.cli.given import Settings

@@ -15,11 +15,11 @@ import pytest
 
 import streamworker
 from streamworker.alive import AliveFile
+from streamworker.child import Birth
 from streamworker.cli import cli
 from streamworker.cli.given import Settings
 from streamworker.cli.run import run
 from streamworker.cli.worker import child_command
-from streamworker.supervisor import Birth
 
 APP = """
 from streamworker import App

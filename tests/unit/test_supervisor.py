@@ -48,7 +48,7 @@ from streamworker.supervisor import Supervisor
 import streamworker.supervisor as module
 configure("json", "debug")
 folder, workers, timeout, burst, long_life, stuck_after = sys.argv[1:7]
-module._MARGIN, module._LONG_LIFE = 0.2, float(long_life)
+module.MARGIN, module._LONG_LIFE = 0.2, float(long_life)
 child = open(folder + "/child.py").read()
 supervisor = Supervisor(
     lambda birth: [
@@ -333,7 +333,7 @@ def test_a_dead_process_that_nobody_waits_for_is_taken_notice_of() -> None:
     # In a process of its own: it would take the children of other tests.
     code = """
 import os, subprocess, sys, time
-from streamworker.supervisor import reap_stranger
+from streamworker.child import reap_stranger
 assert not reap_stranger(())
 ours = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
 os.waitid(os.P_PID, ours.pid, os.WEXITED | os.WNOWAIT)
