@@ -17,9 +17,11 @@ import anyio
 from streamworker.alive import default_folder, keep_alive
 from streamworker.app import App
 from streamworker.child import Birth
+from streamworker.cli.choosing import url_of_project
 from streamworker.cli.ending import CRASHED, ending
 from streamworker.cli.logging import configure
 from streamworker.cli.options import explicit_url
+from streamworker.endpoint import Endpoint, endpoint
 from streamworker.errors import ConfigError, StreamworkerError, Unavailable
 from streamworker.identity import consumer_name, new_token, version
 from streamworker.loader import load
@@ -29,7 +31,6 @@ from streamworker.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from streamworker.cli.given import Settings
-    from streamworker.endpoint import Endpoint
 
 # How a supervisor tells its children the URL: argument vectors can be read by everybody on the machine.
 _CHILD_URL = "STREAMWORKER_CHILD_URL"
@@ -63,13 +64,11 @@ def _told_by_log(settings: Settings) -> Iterator[None]:
 
 
 def _work(settings: Settings, signals: Signals) -> int:
-    from streamworker.endpoint import endpoint  # noqa: PLC0415  (it may need a package that is an extra)
-
     inherited = os.environ.pop(_CHILD_URL, None)
     apps = load(settings.names, app_dir=settings.app_dir, only=settings.only)
     configure(settings.log_format, settings.log_level)
     explicit = inherited or explicit_url(settings.redis, settings.redis_file)
-    with endpoint(explicit, [app.url for app in apps]) as where:
+    with endpoint(explicit, [app.url for app in apps], url_of_project) as where:
         if settings.redis is not None and _has_password(settings.redis):
             log.warning("redis.password_in_arguments", reason="others can read them; use --redis-file or a variable")
         if where.embedded and settings.parent_pipe is None:
