@@ -20,6 +20,11 @@ from streamworker.cli.project import apps_of_project
 @option("--only", metavar="STREAM", multiple=True, help="Consume this stream only; repeatable.")
 @option("--burst", is_flag=True, help="End when all there is has been handled and settled, retries included.")
 @option(
+    "--reload/--no-reload",
+    default=False,
+    help="For development: when a Python file below --app-dir changes, drain and start anew. Needs the extra 'dev'.",
+)
+@option(
     "--shutdown-timeout",
     type=seconds,
     metavar="SECONDS",
@@ -82,6 +87,7 @@ def run(context: click.Context, /, **options: Any) -> None:
         streamworker run app:app
         streamworker run billing.app:app search.app:app --workers 4
         streamworker run app:app --only orders --burst
+        streamworker run app:app --reload
 
     The first SIGTERM or SIGINT drains: nothing new is started, running handlers finish, and what has not
     started is handed back. The second one ends the process at once.
@@ -101,11 +107,25 @@ def run(context: click.Context, /, **options: Any) -> None:
     if not options["names"]:
         options |= _apps_of_project(context)
     settings = Settings(**options)
+    _check_reload(settings)
     with Signals(settings.shutdown_timeout) as signals:
+        if settings.reload:
+            from streamworker.cli.reloading import reload  # noqa: PLC0415
+
+            reload(settings)
         from streamworker.cli.worker import work  # noqa: PLC0415
 
         code = work(settings, signals)
     sys.exit(code)
+
+
+def _check_reload(settings: Settings) -> None:
+    if settings.reload and settings.workers > 1:
+        raise click.UsageError(
+            f"--reload runs one worker, but --workers is {settings.workers}: say --workers 1, or leave --reload out"
+        )
+    if settings.reload and settings.burst:
+        raise click.UsageError("--reload runs for ever, and --burst ends: leave one of the two out")
 
 
 def _apps_of_project(context: click.Context) -> dict[str, Any]:
