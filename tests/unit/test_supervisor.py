@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from streamworker.child import Child
 from streamworker.identity import consumer_name
 from tests.waiting import wait_until_sync
 
@@ -351,3 +352,14 @@ except ChildProcessError:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout, done.stderr) == ("gone\n", "")
+
+
+def test_a_child_that_has_ended_leaves_no_descriptor_open() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    child = Child(lambda birth: [sys.executable, "-c", "pass"])
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 2
+    wait_until_sync(lambda: child.ended() == 0)
+    child.close()
+    with pytest.raises(FileNotFoundError):
+        Child(lambda birth: ["/nowhere"])
+    assert set(os.listdir("/proc/self/fd")) == before
