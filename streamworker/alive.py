@@ -26,7 +26,7 @@ def default_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"streamworker-{os.getuid()}"
 
 
-async def keep_alive(folder: Path, pipe: int | None = None) -> None:
+async def keep_alive(folder: Path, pipe: int | None = None, sign: bytes = b".") -> None:
     """Touch this process's file for as long as the event loop turns; ends by being cancelled.
 
     A folder that cannot be written is reported once, and tried again: health is no reason to stop working.
@@ -34,6 +34,7 @@ async def keep_alive(folder: Path, pipe: int | None = None) -> None:
     Args:
         folder: where the file is.
         pipe: where a supervisor reads signs of life, if there is one.
+        sign: what is written there.
     """
     file = AliveFile(folder)
     failed = False
@@ -43,7 +44,7 @@ async def keep_alive(folder: Path, pipe: int | None = None) -> None:
         while True:
             if pipe is not None:
                 with suppress(OSError):  # full, since the supervisor is stopped; or it is dead
-                    os.write(pipe, b".")
+                    os.write(pipe, sign)
             try:
                 file.touch()
             except (OSError, ConfigError) as error:

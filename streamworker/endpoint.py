@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -33,16 +33,29 @@ class Endpoint:
         return shown(self.url) or "…"
 
 
+@dataclass(frozen=True, slots=True)
+class NamedUrl:
+    """A URL that is not checked yet, and who names it."""
+
+    url: str = field(repr=False)
+    source: str
+
+
 @contextmanager
-def endpoint(explicit: str | None, app_urls: Sequence[str | None] = ()) -> Iterator[Endpoint]:
+def endpoint(
+    explicit: str | None,
+    app_urls: Sequence[str | None] = (),
+    project: Callable[[], NamedUrl | None] = lambda: None,
+) -> Iterator[Endpoint]:
     """The Redis to use, for as long as the block lasts: the first of what is asked that gives an answer.
 
-    Asked are ``explicit``, the apps, the environment, and then the embedded server, which runs at least
-    as long as the block.
+    Asked are ``explicit``, the apps, the environment, the project, and then the embedded server, which runs at
+    least as long as the block.
 
     Args:
         explicit: what ``--redis`` says.
         app_urls: what each ``App(url=)`` says; those that say nothing follow those that do.
+        project: says what the project's pyproject.toml names; called only where nobody before gives an answer.
 
     Raises:
         ConfigError: a URL is none of Redis, the apps differ, or there is no server to be had.
@@ -55,6 +68,8 @@ def endpoint(explicit: str | None, app_urls: Sequence[str | None] = ()) -> Itera
         yield _agreed([_checked(url, "App(url=)") for url in named])
     elif settings.redis_url is not None:
         yield _checked(settings.redis_url, settings.redis_url_from)
+    elif (named_last := project()) is not None:
+        yield _checked(named_last.url, named_last.source)
     elif not settings.embedded:
         raise ConfigError(
             "no Redis URL is given, and STREAMWORKER_EMBEDDED=never forbids the embedded server: "

@@ -1,9 +1,5 @@
 """Keeps N worker processes running: starts them, replaces those that die, has them drain, waits for them.
 
-Children drain when a pipe that this process holds is closed, so when it is told to stop and when it dies.
-A signal passed on would be the second one, which ends a worker at once, wherever the first went to the
-whole group (systemd does that).
-
 A child's event loop shows signs of life through another pipe. One that shows none for too long is killed:
 the child ends itself after ``stuck_after``, but its thread cannot where a handler keeps the GIL.
 """
@@ -13,45 +9,21 @@ from __future__ import annotations
 import os
 import select
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-from streamworker.identity import consumer_name, new_token
+from streamworker.child import MARGIN, MOST_REPLACED, Birth, Child, reap_stranger
 from streamworker.logs import log
 from streamworker.signals import DRAIN_TIMED_OUT, woken_by_signals
-from streamworker.vitals import Vitals
 
 _FIRST_PAUSE = 0.5  # before the second restart; the first comes at once
 _LONGEST_PAUSE = 30.0
 _LONG_LIFE = 60.0  # seconds after which a death counts as the first again
-_MARGIN = 5.0  # seconds beyond the drain's limit until a child that does not end by itself is killed
-_MOST_REPLACED = 20  # names handed on; what is older than that has been taken for dead by its lease
 _LOOK = 1.0  # seconds between two looks at the signs of life
 _HOPELESS = (2, 3)  # usage or import, no Redis: starting again would not help
-
-
-@dataclass(frozen=True, slots=True)
-class Birth:
-    """What a child is told when it is started.
-
-    Attributes:
-        number: its place, from 1 on.
-        token: the random part of its consumer name.
-        replaces: the consumer names of the dead processes whose place it takes; several where replacements died
-            before they could say so of their predecessor.
-        pipe: a descriptor it inherits; at its end, it drains.
-        signs: a descriptor it inherits; its event loop writes there every few seconds.
-    """
-
-    number: int
-    token: str
-    replaces: tuple[str, ...]
-    pipe: int
-    signs: int
 
 
 @dataclass(slots=True)
@@ -59,10 +31,8 @@ class _Place:
     """One of the N places: the process in it, or when the next one is started."""
 
     number: int
-    process: subprocess.Popen[bytes] | None = None
-    token: str = ""
+    child: Child | None = None
     replaces: tuple[str, ...] = ()
-    vitals: Vitals | None = None
     started: float = 0.0
     due: float = 0.0
     births: int = 0
@@ -73,8 +43,6 @@ class _Place:
 
 class Supervisor:
     """Runs children until they end by themselves (burst) or are told to; see ``run``.
-
-    Children live in sessions of their own, so that Ctrl-C in a terminal reaches them once, through the parent.
 
     Args:
         command: the argument vector of a child.
@@ -96,13 +64,12 @@ class Supervisor:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._command = command
-        self._patience = shutdown_timeout + _MARGIN
+        self._patience = shutdown_timeout + MARGIN
         self._stuck_after = stuck_after
         self._burst = burst
         self._environment = environment
         self._places = [_Place(number) for number in range(1, workers + 1)]
         self._signals: list[int] = []
-        self._writing: int | None = None
         self._limit: float | None = None  # when stopping: what still runs then is killed
         self._verdict: int | None = None
 
@@ -112,11 +79,10 @@ class Supervisor:
         0: all drained or finished; 1: a child crashed while it was stopping; 2 or 3: as the first children
         said; 4: a drain timed out; 128 + signal: at the second signal.
         """
-        reading, self._writing = os.pipe()
         with woken_by_signals(self._on_signal) as wake:
             try:
                 while not all(place.done for place in self._places):
-                    self._start_due(reading)
+                    self._start_due()
                     self._sleep(wake)
                     self._kill_silent()
                     self._reap()
@@ -124,8 +90,6 @@ class Supervisor:
                     self._kill_overdue()
             finally:
                 self._kill()
-                self._close_pipe()
-                os.close(reading)
         return self._exit_code()
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -135,40 +99,26 @@ class Supervisor:
     def _stopping(self) -> bool:
         return self._limit is not None
 
-    def _start_due(self, pipe: int) -> None:
+    def _start_due(self) -> None:
         now = time.monotonic()
         for place in self._places:
-            if place.process is None and not place.done and place.due <= now and not self._signals:
-                self._start(place, pipe)
+            if place.child is None and not place.done and place.due <= now and not self._signals:
+                self._start(place)
 
-    def _start(self, place: _Place, pipe: int) -> None:
-        place.token = new_token()
+    def _start(self, place: _Place) -> None:
         place.started = time.monotonic()
         try:
-            vitals = Vitals()
-            try:
-                place.process = subprocess.Popen(  # noqa: S603  (our own command line)
-                    self._command(Birth(place.number, place.token, place.replaces, pipe, vitals.writing)),
-                    env=self._environment,
-                    pass_fds=(pipe, vitals.writing),
-                    start_new_session=True,
-                )
-            except OSError:
-                vitals.close()
-                raise
-            finally:
-                vitals.born()
-        except OSError as error:  # no memory, too many processes, too many files
+            place.child = Child(self._command, place.number, place.replaces, self._environment)
+        except OSError as error:
             self._put_off(place)
             log.error("worker.start_failed", place=place.number, reason=error, again_in=self._wait_of(place))
             return
-        place.vitals = vitals
         place.births += 1
-        log.debug("worker.spawned", place=place.number, pid=place.process.pid)
+        log.debug("worker.spawned", place=place.number, pid=place.child.pid)
 
     def _sleep(self, wake: int) -> None:
         now = time.monotonic()
-        times = [place.due for place in self._places if place.process is None and not place.done]
+        times = [place.due for place in self._places if place.child is None and not place.done]
         if self._limit is not None:
             times.append(self._limit)
         if self._stuck_after is not None and self._running:
@@ -181,20 +131,20 @@ class Supervisor:
     def _reap(self) -> None:
         while True:
             for place in self._places:
-                process = place.process
-                if process is not None and (code := process.poll()) is not None:
-                    self._forget(place)
-                    self._on_exit(place, process.pid, code)
-            if os.getpid() != 1 or not reap_stranger({place.process.pid for place in self._places if place.process}):
+                child = place.child
+                if child is not None and (code := child.ended()) is not None:
+                    self._forget(place, child)
+                    self._on_exit(place, child, code)
+            if os.getpid() != 1 or not reap_stranger({place.child.pid for place in self._places if place.child}):
                 return
 
-    def _on_exit(self, place: _Place, pid: int, code: int) -> None:
+    def _on_exit(self, place: _Place, child: Child, code: int) -> None:
         if self._stopping or (self._burst and code == 0):
             place.done = True
             # Of SIGTERM dies only who has not come to installing handlers: it had nothing to drain.
             place.codes.append(0 if code == -signal.SIGTERM else code)
             if code:
-                log.warning("worker.ended", place=place.number, pid=pid, exit_code=code)
+                log.warning("worker.ended", place=place.number, pid=child.pid, exit_code=code)
             return
         if code in _HOPELESS and (self._burst or place.births == 1):
             place.done = True
@@ -206,23 +156,22 @@ class Supervisor:
             place.replaces = ()
         # One that ended with 0 was told to by somebody else, and has left nothing to take over.
         if code:
-            place.replaces = (*place.replaces, consumer_name(place.token, pid))[-_MOST_REPLACED:]
+            place.replaces = (*place.replaces, child.consumer)[-MOST_REPLACED:]
         self._put_off(place)
-        log.error("worker.died", place=place.number, pid=pid, exit_code=code, restart_in=self._wait_of(place))
+        log.error("worker.died", place=place.number, pid=child.pid, exit_code=code, restart_in=self._wait_of(place))
 
     def _kill_silent(self) -> None:
         """Kill children whose event loop has stood still for too long."""
         now = time.monotonic()
         for place in self._places:
-            if place.process is None or place.vitals is None or self._stuck_after is None:
+            if place.child is None or self._stuck_after is None:
                 continue
-            if (seconds := place.vitals.silence(now)) > self._stuck_after:
+            if (seconds := place.child.vitals.silence(now)) > self._stuck_after:
                 log.error(
-                    "worker.killed", place=place.number, pid=place.process.pid, seconds=round(seconds),
+                    "worker.killed", place=place.number, pid=place.child.pid, seconds=round(seconds),
                     reason="its event loop stands still, and it does not end by itself",
                 )  # fmt: skip
-                place.process.kill()
-                place.process.wait()  # its death is to be seen now, and not be told again
+                place.child.kill()  # its death is seen in this turn, and not told again
 
     def _put_off(self, place: _Place) -> None:
         now = time.monotonic()
@@ -246,42 +195,35 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._limit = time.monotonic() + self._patience
-        self._close_pipe()
         for place in self._places:
-            if place.process is None:
+            if place.child is None:
                 place.done = True
-
-    def _close_pipe(self) -> None:
-        if self._writing is not None:
-            os.close(self._writing)
-            self._writing = None
+            else:
+                place.child.drain()
 
     def _kill_overdue(self) -> None:
         if self._limit is not None and time.monotonic() >= self._limit:
             for place in self._places:
-                if place.process is not None:
-                    log.error("worker.killed", place=place.number, pid=place.process.pid, reason="it did not end")
+                if place.child is not None:
+                    log.error("worker.killed", place=place.number, pid=place.child.pid, reason="it did not end")
                     place.codes.append(DRAIN_TIMED_OUT)
             self._kill()
 
     def _kill(self) -> None:
         for place in self._places:
             place.done = True
-            if place.process is not None:
-                place.process.kill()
-                place.process.wait()
-                self._forget(place)
+            if place.child is not None:
+                place.child.kill()
+                self._forget(place, place.child)
 
     @staticmethod
-    def _forget(place: _Place) -> None:
-        place.process = None
-        if place.vitals is not None:
-            place.vitals.close()
-            place.vitals = None
+    def _forget(place: _Place, child: Child) -> None:
+        place.child = None
+        child.close()
 
     @property
     def _running(self) -> int:
-        return sum(place.process is not None for place in self._places)
+        return sum(place.child is not None for place in self._places)
 
     def _exit_code(self) -> int:
         if self._verdict is not None:
@@ -290,20 +232,3 @@ class Supervisor:
         if DRAIN_TIMED_OUT in codes:
             return DRAIN_TIMED_OUT
         return 1 if codes - {0} else 0
-
-
-def reap_stranger(ours: Collection[int]) -> bool:
-    """Take notice of one dead child that is not of ``ours``; False if none has died at all.
-
-    PID 1 of a container is handed all orphans; those nobody takes notice of stay as zombies.
-    """
-    try:
-        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    if found is None:
-        return False
-    if found.si_pid not in ours:
-        with suppress(ChildProcessError):
-            os.waitpid(found.si_pid, os.WNOHANG)
-    return True

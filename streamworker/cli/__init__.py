@@ -6,21 +6,44 @@ import sys
 
 import click
 
+from streamworker.cli.completion import completion
 from streamworker.cli.ending import ending
 from streamworker.cli.entries import inspect, tail
 from streamworker.cli.healthcheck import healthcheck
+from streamworker.cli.project import read_defaults
 from streamworker.cli.publish import publish
 from streamworker.cli.run import run
 from streamworker.cli.status import lag, status
 from streamworker.cli.top import top
 from streamworker.cli.trim import trim
 from streamworker.cli.workers import workers
-from streamworker.errors import StreamworkerError
+from streamworker.errors import ConfigError, StreamworkerError
 
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    """Hands the defaults of the project to the command that is to run."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if not ctx.resilient_parsing and name != "completion" and not _is_child(rest):
+            try:
+                ctx.default_map = read_defaults(self)
+            except ConfigError:
+                if not any(word in ctx.help_option_names for word in rest):
+                    raise
+        return name, command, rest
+
+
+def _is_child(words: list[str]) -> bool:
+    """Whether a supervisor has started this: then everything is said outright, and the file may have changed."""
+    return any(word.startswith("--parent-pipe=") for word in words)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="streamworker", prog_name="streamworker")
 def cli() -> None:
     """Run handlers for Redis Streams.
@@ -49,6 +72,7 @@ cli.add_command(tail)
 cli.add_command(inspect)
 cli.add_command(trim)
 cli.add_command(healthcheck)
+cli.add_command(completion)
 
 
 def main() -> None:

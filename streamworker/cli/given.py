@@ -16,6 +16,7 @@ class Settings:
     workers: int
     only: tuple[str, ...]
     burst: bool
+    reload: bool
     shutdown_timeout: float
     connect_timeout: float
     app_dir: str

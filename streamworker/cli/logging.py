@@ -26,9 +26,8 @@ def configure(log_format: str, level: str) -> bool:
     root = logging.getLogger()
     if root.handlers:
         return False
-    terminal = sys.stderr is not None and sys.stderr.isatty()
     handler = LineHandler(Outlet())
-    handler.setFormatter(formatter(log_format == "console" or (log_format == "auto" and terminal), colors=terminal))
+    handler.setFormatter(formatter(is_console(log_format), colors=_has_terminal()))
     root.addHandler(handler)
     root.setLevel(level.upper())
     if not structlog.is_configured():  # a user's structlog goes the same way, instead of printing to stdout
@@ -44,6 +43,15 @@ def configure(log_format: str, level: str) -> bool:
             cache_logger_on_first_use=True,
         )
     return True
+
+
+def is_console(log_format: str) -> bool:
+    """Whether lines are written for people."""
+    return log_format == "console" or (log_format == "auto" and _has_terminal())
+
+
+def _has_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def formatter(console: bool, *, colors: bool = False) -> logging.Formatter:

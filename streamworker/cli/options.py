@@ -59,8 +59,8 @@ redis_option = click.option(
     help=(
         "Where Redis is: redis://[user:password@]host:port/db, sentinel://host:port,host:port/service/db or "
         "cluster://host:port,host:port; rediss://, sentinels:// and clusters:// with TLS. Otherwise App(url=), "
-        "STREAMWORKER_REDIS_URL or REDIS_URL says so, in this order; without any, a server is started for this "
-        "folder.  "
+        "STREAMWORKER_REDIS_URL, REDIS_URL or pyproject.toml says so, in this order; without any, a server is started "
+        "for this folder.  "
         "[env var: STREAMWORKER_REDIS_URL, REDIS_URL]"
     ),
 )
@@ -81,14 +81,19 @@ def explicit_url(redis: str | None, redis_file: Path | None) -> str | None:
     """
     if redis is not None or redis_file is None:
         return redis
+    return url_in(redis_file, f"--redis-file {redis_file}")
+
+
+def url_in(file: Path, source: str) -> str:
+    """The URL that a file holds; ``source`` says in errors who names the file."""
     try:
-        words = redis_file.read_text().split()
+        words = file.read_text().split()
     except UnicodeDecodeError:
         words = []
     except OSError as error:
-        raise ConfigError(f"--redis-file {redis_file}: {error.strerror}") from None
+        raise ConfigError(f"{source}: {error.strerror}") from None
     if len(words) != 1 or "://" not in words[0]:
-        raise ConfigError(f"--redis-file {redis_file}: it must hold a Redis URL, and nothing else")
+        raise ConfigError(f"{source}: it must hold a Redis URL, and nothing else")
     return words[0]
 
 

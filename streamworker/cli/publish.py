@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from streamworker.cli.options import explicit_url, option, redis_file_option, redis_option
+from streamworker.cli.options import option, redis_file_option, redis_option
+
+if TYPE_CHECKING:
+    from streamworker.endpoint import Endpoint
 
 
 def _headers(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
@@ -57,6 +62,8 @@ def publish(
     """
     import anyio  # noqa: PLC0415  (--help loads nothing)
 
+    from streamworker.cli.choosing import chosen  # noqa: PLC0415
+
     # What the shell gave, byte for byte, whatever its encoding.
     data = sys.stdin.buffer.read() if body == "-" else os.fsencode(body)
     text: str | bytes
@@ -64,16 +71,19 @@ def publish(
         text = data.decode()
     except UnicodeDecodeError:
         text = data
-    click.echo(anyio.run(_publish, stream, text, type_, headers, explicit_url(redis, redis_file)))
+    click.echo(anyio.run(_publish, stream, text, type_, headers, chosen(redis, redis_file)))
 
 
 async def _publish(
-    stream: str, body: str | bytes, type_: str | None, headers: Mapping[str, str], redis: str | None
+    stream: str,
+    body: str | bytes,
+    type_: str | None,
+    headers: Mapping[str, str],
+    server: AbstractContextManager[Endpoint],
 ) -> str:
     from streamworker.connect import open_publisher  # noqa: PLC0415  (--help loads nothing)
-    from streamworker.endpoint import endpoint  # noqa: PLC0415
 
-    with endpoint(redis, []) as where:
+    with server as where:
         publisher = await open_publisher(where.url)
         try:
             return await publisher.publish(stream, body, type=type_, headers=headers or None)

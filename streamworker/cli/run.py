@@ -9,15 +9,21 @@ import click
 
 from streamworker.cli.given import Settings
 from streamworker.cli.options import health_dir_option, option, redis_file_option, redis_option, seconds
+from streamworker.cli.project import apps_of_project
 
 
 @click.command()
-@click.argument("names", metavar="MODULE:APP...", nargs=-1, required=True)
+@click.argument("names", metavar="[MODULE:APP...]", nargs=-1)
 @redis_option
 @redis_file_option
 @option("--workers", type=click.IntRange(min=1), default=1, help="Processes; several are supervised and replaced.")
 @option("--only", metavar="STREAM", multiple=True, help="Consume this stream only; repeatable.")
 @option("--burst", is_flag=True, help="End when all there is has been handled and settled, retries included.")
+@option(
+    "--reload/--no-reload",
+    default=False,
+    help="For development: when a Python file below --app-dir changes, drain and start anew. Needs the extra 'dev'.",
+)
 @option(
     "--shutdown-timeout",
     type=seconds,
@@ -32,7 +38,13 @@ from streamworker.cli.options import health_dir_option, option, redis_file_optio
     default=60.0,
     help="Seconds to wait for Redis at the start; later it is waited for without a limit.",
 )
-@option("--app-dir", default=".", help="The folder in which MODULE is looked for first.")
+@option(
+    "--app-dir",
+    type=click.Path(),
+    metavar="FOLDER",
+    default=".",
+    help="The folder in which MODULE is looked for first.",
+)
 @option(
     "--log-format",
     type=click.Choice(["auto", "console", "json"]),
@@ -63,16 +75,19 @@ from streamworker.cli.options import health_dir_option, option, redis_file_optio
 @click.option("--replaces", multiple=True, hidden=True)
 @click.option("--parent-pipe", type=int, hidden=True)
 @click.option("--signs-pipe", type=int, hidden=True)
-def run(**options: Any) -> None:
+@click.pass_context
+def run(context: click.Context, /, **options: Any) -> None:
     """Run the handlers of one app or several until SIGTERM or SIGINT.
 
-    MODULE:APP is where the app is: "app:app" is the variable app in app.py of the current folder.
+    MODULE:APP is where the app is: "app:app" is the variable app in app.py of the current folder. It may be left
+    out where pyproject.toml says it, with app = "app:app" under [tool.streamworker].
 
     \b
     Examples:
         streamworker run app:app
         streamworker run billing.app:app search.app:app --workers 4
         streamworker run app:app --only orders --burst
+        streamworker run app:app --reload
 
     The first SIGTERM or SIGINT drains: nothing new is started, running handlers finish, and what has not
     started is handed back. The second one ends the process at once.
@@ -89,9 +104,37 @@ def run(**options: Any) -> None:
     # A signal must find a handler as early as possible: PID 1 of a container is sent no other.
     from streamworker.signals import Signals  # noqa: PLC0415  (--help loads nothing)
 
+    if not options["names"]:
+        options |= _apps_of_project(context)
     settings = Settings(**options)
+    _check_reload(settings)
     with Signals(settings.shutdown_timeout) as signals:
+        if settings.reload:
+            from streamworker.cli.reloading import reload  # noqa: PLC0415
+
+            reload(settings)
         from streamworker.cli.worker import work  # noqa: PLC0415
 
         code = work(settings, signals)
     sys.exit(code)
+
+
+def _check_reload(settings: Settings) -> None:
+    if settings.reload and settings.workers > 1:
+        raise click.UsageError(
+            f"--reload runs one worker, but --workers is {settings.workers}: say --workers 1, or leave --reload out"
+        )
+    if settings.reload and settings.burst:
+        raise click.UsageError("--reload runs for ever, and --burst ends: leave one of the two out")
+
+
+def _apps_of_project(context: click.Context) -> dict[str, Any]:
+    apps = apps_of_project(context)
+    if apps is None:
+        raise click.UsageError(
+            "Missing argument 'MODULE:APP...'. Name the app, as in 'streamworker run app:app', or write "
+            'app = "app:app" under [tool.streamworker] in pyproject.toml.'
+        )
+    if context.get_parameter_source("app_dir") is not click.core.ParameterSource.DEFAULT:
+        return {"names": apps.names}
+    return {"names": apps.names, "app_dir": str(apps.folder)}

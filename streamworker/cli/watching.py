@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from streamworker.cli.options import explicit_url, option, redis_file_option, redis_option
+from streamworker.cli.options import option, redis_file_option, redis_option
 
 if TYPE_CHECKING:
     from streamworker.endpoint import Endpoint
@@ -27,10 +27,10 @@ def server_options(command: F) -> F:
 @asynccontextmanager
 async def observing(redis: str | None, redis_file: Path | None) -> AsyncIterator[tuple[Observer, Endpoint]]:
     """Somebody who looks at the server that the options name, and where that is."""
-    from streamworker.connect import open_observer  # noqa: PLC0415  (--help loads nothing)
-    from streamworker.endpoint import endpoint  # noqa: PLC0415
+    from streamworker.cli.choosing import chosen  # noqa: PLC0415  (--help loads nothing)
+    from streamworker.connect import open_observer  # noqa: PLC0415
 
-    with endpoint(explicit_url(redis, redis_file), []) as where:
+    with chosen(redis, redis_file) as where:
         observer = await open_observer(where.url)
         try:
             yield observer, where
@@ -41,10 +41,10 @@ async def observing(redis: str | None, redis_file: Path | None) -> AsyncIterator
 @asynccontextmanager
 async def steering(redis: str | None, redis_file: Path | None) -> AsyncIterator[tuple[Operator, Endpoint]]:
     """Somebody who steers the server that the options name, and where that is."""
-    from streamworker.connect import open_operator  # noqa: PLC0415  (--help loads nothing)
-    from streamworker.endpoint import endpoint  # noqa: PLC0415
+    from streamworker.cli.choosing import chosen  # noqa: PLC0415  (--help loads nothing)
+    from streamworker.connect import open_operator  # noqa: PLC0415
 
-    with endpoint(explicit_url(redis, redis_file), []) as where:
+    with chosen(redis, redis_file) as where:
         operator = await open_operator(where.url)
         try:
             yield operator, where

@@ -13,25 +13,30 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
+import click
 
 from streamworker.alive import default_folder, keep_alive
 from streamworker.app import App
+from streamworker.child import Birth
+from streamworker.cli.choosing import url_of_project
 from streamworker.cli.ending import CRASHED, ending
-from streamworker.cli.logging import configure
+from streamworker.cli.logging import configure, is_console
 from streamworker.cli.options import explicit_url
+from streamworker.endpoint import Endpoint, NamedUrl, endpoint
 from streamworker.errors import ConfigError, StreamworkerError, Unavailable
 from streamworker.identity import consumer_name, new_token, version
 from streamworker.loader import load
-from streamworker.logs import log
+from streamworker.logs import for_terminal, log
 from streamworker.signals import DRAIN_TIMED_OUT, Signals, end_now, when_closed
-from streamworker.supervisor import Birth, Supervisor
+from streamworker.supervisor import Supervisor
+from streamworker.vitals import ALIVE, ALIVE_ON_EMBEDDED
 
 if TYPE_CHECKING:
     from streamworker.cli.given import Settings
-    from streamworker.endpoint import Endpoint
 
 # How a supervisor tells its children the URL: argument vectors can be read by everybody on the machine.
-_CHILD_URL = "STREAMWORKER_CHILD_URL"
+CHILD_URL = "STREAMWORKER_CHILD_URL"
+CHILD_PROJECT_URL = "STREAMWORKER_CHILD_PROJECT_URL"  # what counts last; children do not read pyproject.toml
 _LAST_WORDS = 5.0  # seconds that a stuck child gets to say so and end itself
 
 
@@ -51,33 +56,47 @@ def work(settings: Settings, signals: Signals) -> int:
 
 @contextmanager
 def _told_by_log(settings: Settings) -> Iterator[None]:
-    """What keeps a supervised child from starting stands in the same log, and in the same format, as all else."""
+    """What keeps a child from starting stands in the same log as all else; for people, as text of several lines."""
     try:
         yield
     except StreamworkerError as error:
-        configure(settings.log_format, settings.log_level)
         text, code = ending(error)
-        log.critical("worker.start_failed", reason=text, exit_code=code)
+        if is_console(settings.log_format):
+            click.echo(for_terminal(f"Error: {text}"), err=True)
+        else:
+            configure(settings.log_format, settings.log_level)
+            log.critical("worker.start_failed", reason=text, exit_code=code)
         end_now(code)
 
 
 def _work(settings: Settings, signals: Signals) -> int:
-    from streamworker.endpoint import endpoint  # noqa: PLC0415  (it may need a package that is an extra)
-
-    inherited = os.environ.pop(_CHILD_URL, None)
+    inherited = os.environ.pop(CHILD_URL, None)
+    named_last = os.environ.pop(CHILD_PROJECT_URL, None)
     apps = load(settings.names, app_dir=settings.app_dir, only=settings.only)
     configure(settings.log_format, settings.log_level)
     explicit = inherited or explicit_url(settings.redis, settings.redis_file)
-    with endpoint(explicit, [app.url for app in apps]) as where:
-        if settings.redis is not None and _has_password(settings.redis):
-            log.warning("redis.password_in_arguments", reason="others can read them; use --redis-file or a variable")
+
+    def project() -> NamedUrl | None:
+        return NamedUrl(named_last, "redis in pyproject.toml") if named_last is not None else url_of_project()
+
+    with endpoint(explicit, [app.url for app in apps], project) as where:
+        warn_of_password(settings)
         if where.embedded and settings.parent_pipe is None:
-            log.info(
-                "server.embedded", redis=str(where), reason="no Redis URL is given; --redis or a variable names one"
-            )
+            tell_embedded(where)
         if settings.workers > 1:
             return _supervise(settings, apps, where)
         return _work_alone(settings, apps, where, signals)
+
+
+def warn_of_password(settings: Settings) -> None:
+    """Say that others can read the password in ``--redis``, if there is one."""
+    if settings.redis is not None and _has_password(settings.redis):
+        log.warning("redis.password_in_arguments", reason="others can read them; use --redis-file or a variable")
+
+
+def tell_embedded(where: Endpoint) -> None:
+    """Say that the server is the embedded one."""
+    log.info("server.embedded", redis=str(where), reason="no Redis URL is given; --redis or a variable names one")
 
 
 def _has_password(url: str) -> bool:
@@ -117,7 +136,8 @@ async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, sign
         gc.freeze()  # what is there by now stays: looking through all of it again and again costs a tenth of the speed
         log.info("worker.started", **_who(settings, apps, where), consumer=consumer_name(options.token or ""))
 
-    alive = asyncio.create_task(keep_alive(settings.health_dir or default_folder(), settings.signs_pipe))
+    sign = ALIVE_ON_EMBEDDED if where.embedded else ALIVE
+    alive = asyncio.create_task(keep_alive(settings.health_dir or default_folder(), settings.signs_pipe, sign))
     try:
         drained = await run_worker(apps, where.url, options, stop, started)
     finally:
@@ -129,7 +149,7 @@ async def _worker(settings: Settings, apps: Sequence[App], where: Endpoint, sign
 
 def _supervise(settings: Settings, apps: Sequence[App], where: Endpoint) -> int:
     # An embedded server ends with its last user: children that outlive this process must find it as users.
-    environment = dict(os.environ) if where.embedded else {**os.environ, _CHILD_URL: where.url}
+    environment = dict(os.environ) if where.embedded else {**os.environ, CHILD_URL: where.url}
     supervisor = Supervisor(
         lambda birth: child_command(settings, birth),
         settings.workers,
@@ -166,7 +186,7 @@ def child_command(settings: Settings, birth: Birth) -> list[str]:
         words.append("--burst")
     if settings.tracing is not None:
         words.append("--tracing" if settings.tracing else "--no-tracing")
-    return [sys.executable, "-m", "streamworker", "run", *words, "--", *settings.names]
+    return [sys.executable, "-m", "streamworker", "run", "--no-reload", *words, "--", *settings.names]
 
 
 def _next_port(where: str, by: int) -> str:

@@ -15,11 +15,11 @@ import pytest
 
 import streamworker
 from streamworker.alive import AliveFile
+from streamworker.child import Birth
 from streamworker.cli import cli
 from streamworker.cli.given import Settings
 from streamworker.cli.run import run
 from streamworker.cli.worker import child_command
-from streamworker.supervisor import Birth
 
 APP = """
 from streamworker import App
@@ -138,6 +138,7 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
         workers=4,
         only=("a", "-b"),
         burst=True,
+        reload=False,
         shutdown_timeout=3.5,
         connect_timeout=4.5,
         app_dir=str(tmp_path),
@@ -151,7 +152,7 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
         parent_pipe=None,
         signs_pipe=None,
     )
-    for name in ("WORKERS", "SHUTDOWN_TIMEOUT", "CONNECT_TIMEOUT"):
+    for name in ("WORKERS", "SHUTDOWN_TIMEOUT", "CONNECT_TIMEOUT", "RELOAD"):
         monkeypatch.setenv(f"STREAMWORKER_{name}", "9")
     words = child_command(settings, Birth(3, "abcd", ("host-1-x.sw", "host-2-y.sw"), 7, 8))
     assert words[:4] == [sys.executable, "-m", "streamworker", "run"]

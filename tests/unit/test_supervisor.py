@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from streamworker.child import Child
 from streamworker.identity import consumer_name
 from tests.waiting import wait_until_sync
 
@@ -48,7 +49,7 @@ from streamworker.supervisor import Supervisor
 import streamworker.supervisor as module
 configure("json", "debug")
 folder, workers, timeout, burst, long_life, stuck_after = sys.argv[1:7]
-module._MARGIN, module._LONG_LIFE = 0.2, float(long_life)
+module.MARGIN, module._LONG_LIFE = 0.2, float(long_life)
 child = open(folder + "/child.py").read()
 supervisor = Supervisor(
     lambda birth: [
@@ -333,7 +334,7 @@ def test_a_dead_process_that_nobody_waits_for_is_taken_notice_of() -> None:
     # In a process of its own: it would take the children of other tests.
     code = """
 import os, subprocess, sys, time
-from streamworker.supervisor import reap_stranger
+from streamworker.child import reap_stranger
 assert not reap_stranger(())
 ours = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
 os.waitid(os.P_PID, ours.pid, os.WEXITED | os.WNOWAIT)
@@ -351,3 +352,14 @@ except ChildProcessError:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout, done.stderr) == ("gone\n", "")
+
+
+def test_a_child_that_has_ended_leaves_no_descriptor_open() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    child = Child(lambda birth: [sys.executable, "-c", "pass"])
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 2
+    wait_until_sync(lambda: child.ended() == 0)
+    child.close()
+    with pytest.raises(FileNotFoundError):
+        Child(lambda birth: ["/nowhere"])
+    assert set(os.listdir("/proc/self/fd")) == before
