@@ -7,6 +7,7 @@ import sys
 import click
 
 from streamworker.cli.completion import completion
+from streamworker.cli.dead import dead
 from streamworker.cli.ending import ending
 from streamworker.cli.entries import inspect, tail
 from streamworker.cli.healthcheck import healthcheck
@@ -14,6 +15,7 @@ from streamworker.cli.project import read_defaults
 from streamworker.cli.publish import publish
 from streamworker.cli.run import run
 from streamworker.cli.status import lag, status
+from streamworker.cli.steer import claim, pause, replay, resume, seek
 from streamworker.cli.top import top
 from streamworker.cli.trim import trim
 from streamworker.cli.workers import workers
@@ -70,6 +72,12 @@ cli.add_command(top)
 cli.add_command(workers)
 cli.add_command(tail)
 cli.add_command(inspect)
+cli.add_command(dead)
+cli.add_command(pause)
+cli.add_command(resume)
+cli.add_command(replay)
+cli.add_command(seek)
+cli.add_command(claim)
 cli.add_command(trim)
 cli.add_command(healthcheck)
 cli.add_command(completion)

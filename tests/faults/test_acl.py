@@ -34,6 +34,7 @@ PUBLISHER = {"ping", "xadd"}
 # What only looks on is the reader's: see the last tests.
 MONITORING = ("observer.py", "finder.py", "asking.py")
 OBSERVING = ("BESIDE", "COPIES", "FIND", "OBSERVE", "PAGE")
+OPERATING = ("AMEND", "HAND_OVER", "PAUSE", "REDRIVE", "REPLAY", "SEEK")
 
 STREAMS = {"orders": ("orders", "~{orders}:*"), "orders-{eu}": ("orders-{eu}", "~sw:orders-{eu}:*")}
 
@@ -85,7 +86,7 @@ def _named(first: str, second: str = "") -> str:
 
 
 def test_the_worker_may_call_exactly_what_the_code_calls(known: SyncRedis) -> None:
-    working = in_scripts(name for name in scripts.__all__ if name not in OBSERVING)
+    working = in_scripts(name for name in scripts.__all__ if name not in (*OBSERVING, *OPERATING))
     sampling = in_scripts(("OBSERVE", "BESIDE")) | {"info"}  # with --http
     assert commands("worker") | commands_of_places() == working | sampling | in_python(known) | DRIVER
     assert not commands("worker") & commands_of_places()
@@ -97,6 +98,10 @@ def test_the_reader_may_call_all_that_monitoring_calls_and_nothing_that_writes(k
     assert commands("reader") == called | by_hand | DRIVER | {"ping", "eval", "evalsha"}
     flags = {one: known.execute_command("COMMAND", "INFO", one.split("|")[0])[0][2] for one in called}  # type: ignore[no-untyped-call]
     assert not {one for one, each in flags.items() if b"write" in each}
+
+
+def test_the_operator_may_call_all_that_steering_calls() -> None:
+    assert in_scripts(OPERATING) | in_scripts(OBSERVING) <= commands("operator")
 
 
 def test_the_publisher_may_call_exactly_what_publishing_calls() -> None:
@@ -278,7 +283,9 @@ async def test_an_operator_can_do_what_the_document_says_and_a_reader_can_look(p
     ]  # fmt: skip
     does: list[tuple[str, ...]] = [
         ("HSET", consumers, "paused", "1"), ("HDEL", consumers, "paused"), ("XTRIM", stream, "MAXLEN", "1"),
-        ("XDEL", dead, "1-1"), ("XADD", stream, "*", "data", "again"), ("XGROUP", "DESTROY", stream, "billing"),
+        ("XDEL", dead, "1-1"), ("XADD", stream, "*", "data", "again"),
+            ("XACK", stream, "billing", "1-1"), ("XCLAIM", stream, "billing", "released", "0", "1-1"),
+            ("XGROUP", "SETID", stream, "billing", "$"), ("XGROUP", "DESTROY", stream, "billing"),
         ("UNLINK", consumers, dead),
     ]  # fmt: skip
     for role, asked in (("reader", [*monitors, *looks]), ("operator", [*monitors, *looks[:-1], *does])):

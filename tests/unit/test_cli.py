@@ -106,7 +106,11 @@ def test_every_option_names_its_variable_in_the_help(command: click.Command, opt
     if not isinstance(option, click.Option) or option.hidden:
         return
     name = option.opts[0].removeprefix("--").replace("-", "_").upper()
-    if name in ("FORCE", "YES"):  # what loses something is said each time, and never by a variable that was forgotten
+    if name in (
+        "FORCE",
+        "YES",
+        "RESTART",
+    ):  # what loses something is said each time, and never by a variable that was forgotten.
         assert option.envvar is None
         return
     variable = "STREAMWORKER_REDIS_URL" if name == "REDIS" else f"STREAMWORKER_{name}"

@@ -1,0 +1,262 @@
+"""``streamworker dead`` and the desk from Python: finding, grouping, redriving, editing, dropping and exporting."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from streamworker import App, Message, Reject
+from streamworker.errors import ConfigError
+from streamworker.operating.desk import Selection
+from tests.commands import Said, call, command
+from tests.roles import as_role
+from tests.running import Watched, burst, on_all_servers
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def server_kind() -> str:
+    """``on_all_servers`` says what has to do with the server."""
+    return "valkey-9.1"
+
+
+@pytest.fixture
+def watched(redis: Redis, stream: str) -> Watched:
+    return Watched(redis, stream, "billing")
+
+
+class Gateway:
+    """A handler that fails for three reasons until it is mended, and what it was given after that."""
+
+    def __init__(self, stream: str) -> None:
+        self.app = App("billing")
+        self.mended = False
+        self.handled: Counter[int] = Counter()
+        self.messages: list[Message] = []
+
+        @self.app.on(stream, max_deliveries=1, concurrency=50)
+        async def charge(body: dict[str, Any], message: Message) -> None:
+            if self.mended:
+                self.handled[body["n"]] += 1
+                self.messages.append(message)
+            elif body["n"] % 3 == 0:
+                raise TimeoutError(f"no answer for {body['n']}")
+            elif body["n"] % 3 == 1:
+                raise ValueError(f"bad amount {body['n']}")
+            else:
+                raise Reject("closed account")
+
+
+async def dead(*words: str, url: str, **options: Any) -> Said:
+    """``streamworker dead …`` as the operator of docs/security.md."""
+    return await asyncio.to_thread(call, "dead", *words, url=url, role="operator", **options)
+
+
+async def fill(redis: Redis, stream: str, gateway: Gateway, url: str, many: int) -> None:
+    """``many`` dead letters of three causes."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for n in range(many):
+            pipe.xadd(stream, {"data": json.dumps({"n": n}), "type": "even" if n % 2 == 0 else "odd", "tenant": "acme"})
+        await pipe.execute()
+    await burst(gateway.app, url=url)
+
+
+@on_all_servers
+async def test_the_three_causes_are_told_apart_by_error_place_and_handler(
+    redis: Redis, admin_url: str, stream: str
+) -> None:
+    await fill(redis, stream, Gateway(stream), admin_url, 31)
+    said = await dead("groups", stream, "billing", "--json", url=admin_url)
+    assert (said.code, said.err) == (0, "")
+    found = {one["error"]: one for one in said.objects}
+    assert {error: one["count"] for error, one in found.items()} == {"TimeoutError": 11, "ValueError": 10, "Reject": 10}
+    assert all(one["handler"].endswith("charge") and "test_dead.py:" in one["place"] for one in found.values())
+    assert len({one["place"] for one in found.values()}) == 3
+    table = (await dead("groups", url=admin_url)).rows("COUNT")
+    assert {row["ERROR"] for row in table if row["GROUP"] == f"{stream}/billing"} == {*found}
+
+
+@on_all_servers
+async def test_conditions_choose_and_redrive_brings_back_these_alone_to_this_group_alone(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    gateway = Gateway(stream)
+    await redis.xgroup_create(stream, "search", "$", mkstream=True)
+    await fill(redis, stream, gateway, admin_url, 30)
+    other = await Watched(redis, stream, "search").info()
+    listed = await dead(
+        "list", stream, "billing", "--where", "error ~ Timeout", "--type", "even", "--json", url=admin_url
+    )
+    numbers = [json.loads(letter["entry"]["body"])["n"] for letter in listed.objects]
+    assert numbers == [0, 6, 12, 18, 24]
+    dry = await dead("redrive", stream, "billing", "--where", "error ~ Timeout", "--dry-run", url=admin_url)
+    assert (dry.code, dry.out) == (0, f"10 dead letters of {stream}/billing would be redriven\n")
+    assert len(await watched.letters()) == 30
+    said = await dead("redrive", stream, "billing", "--where", "error ~ Timeout", "--limit", "4", url=admin_url)
+    assert (said.code, said.out) == (0, f"4 dead letters of {stream}/billing redriven\n")
+    gateway.mended = True
+    await burst(gateway.app, url=admin_url)
+    assert gateway.handled == {0: 1, 3: 1, 6: 1, 9: 1}
+    assert all(message.deliveries == 1 and message.headers == {"tenant": "acme"} for message in gateway.messages)
+    assert len(await watched.letters()) == 26
+    assert await Watched(redis, stream, "search").info() == other
+
+
+async def test_fields_come_back_byte_for_byte_and_how_often_is_kept(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    odd = [b"data", b"\xff\x00\x1b", b"twice", b"1", b"twice", b"2", b"", b"empty name"]
+    app, seen = App("billing"), []
+
+    @app.on(stream, body=None, max_deliveries=1)
+    async def charge(body: bytes, message: Message) -> None:
+        seen.append((message.id, body))
+        raise ValueError("never")
+
+    id = await watched.add(*odd)
+    for times in range(3):
+        await burst(app, url=admin_url)
+        (letter,) = await watched.letters()
+        assert letter.fields[: len(odd)] == odd
+        (shown,) = (await dead("list", stream, "billing", "--json", url=admin_url)).objects
+        assert (shown["redriven"], shown["deliveries"], shown["entry"]["id"]) == (times, 1, id)
+        assert (await dead("redrive", stream, "billing", id, url=admin_url)).code == 0
+    assert seen == [(id, b"\xff\x00\x1b")] * 3
+
+
+async def test_a_letter_that_fails_again_is_not_met_again_by_the_same_redrive(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    gateway = Gateway(stream)
+    await fill(redis, stream, gateway, admin_url, 9)
+    async with operator_of(admin_url) as operator:
+        desk = operator.desk(stream, "billing")
+        chosen = desk.chosen(Selection())
+        first = await anext(chosen)
+        await redis.xadd(watched.keys.dead, {"sw-id": "1-1", "sw-reason": "later", "sw-fields": b"\x90"})
+        rest = [letter async for letter in chosen]
+    assert first[0].id < rest[0][0].id
+    assert len(rest) == 8
+
+
+@on_all_servers
+async def test_an_edited_letter_is_handled_as_edited_and_keeps_what_it_was(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    gateway = Gateway(stream)
+    await fill(redis, stream, gateway, admin_url, 1)
+    (before,) = await watched.letters()
+    id = before.facts["sw-id"]
+    words = ("edit", stream, "billing", id, "--set", 'data={"n": 7}', "--set", "fixed=yes", "--unset", "tenant")
+    said = await dead(*words, "--by", "alice", url=admin_url)
+    assert (said.code, said.err) == (0, "")
+    again = await dead("edit", stream, "billing", id, "--set", 'data={"n": 8}', "--by", "bob", url=admin_url)
+    (shown,) = (await dead("show", stream, "billing", again.out.strip(), "--json", url=admin_url)).objects
+    assert shown["was"] == {"data": '{"n": 0}', "tenant": "acme"}
+    assert "by bob: data" in shown["edited"]
+    assert (shown["error"], shown["entry"]["headers"]) == (before.facts["sw-error"], {"fixed": "yes"})
+    assert (await dead("redrive", stream, "billing", "--all", url=admin_url)).code == 0
+    gateway.mended = True
+    await burst(gateway.app, url=admin_url)
+    assert gateway.handled == {8: 1}
+    assert (gateway.messages[0].id, gateway.messages[0].headers) == (id, {"fixed": "yes"})
+
+
+async def test_what_cannot_be_edited_is_said(redis: Redis, admin_url: str, stream: str) -> None:
+    await fill(redis, stream, Gateway(stream), admin_url, 1)
+    ours = await dead("edit", stream, "billing", "1-1", "--set", "sw-id=5", url=admin_url)
+    assert (ours.code, "begin with sw- are ours" in ours.err) == (2, True)
+    nobody = await dead("edit", stream, "billing", "1-1", "--set", "data=5", url=admin_url)
+    assert (nobody.code, "has no dead letter 1-1" in nobody.err) == (2, True)
+    assert (await dead("edit", stream, "billing", "1-1", url=admin_url)).code == 2
+
+
+@on_all_servers
+async def test_dropped_letters_are_gone_and_nothing_is_dropped_without_a_yes(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await fill(redis, stream, Gateway(stream), admin_url, 9)
+    assert (await dead("drop", stream, "billing", "--all", url=admin_url)).code == 2
+    assert (await dead("drop", stream, "billing", "--yes", url=admin_url)).code == 2
+    assert len(await watched.letters()) == 9
+    said = await dead("drop", stream, "billing", "--where", "error-type = ValueError", "--yes", url=admin_url)
+    assert said.out == f"3 dead letters of {stream}/billing dropped\n"
+    assert {letter.facts["sw-error"].partition(":")[0] for letter in await watched.letters()} == {
+        "TimeoutError",
+        "Reject",
+    }
+
+
+async def test_an_export_holds_every_byte(redis: Redis, admin_url: str, stream: str, tmp_path: Path) -> None:
+    gateway = Gateway(stream)
+    await fill(redis, stream, gateway, admin_url, 5)
+    assert (await dead("export", stream, "billing", "-o", str(tmp_path / "out"), url=admin_url)).code == 0
+    lines = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert [json.loads(line["entry"]["body"])["n"] for line in lines] == [0, 1, 2, 3, 4]
+    raw = [[base64.b64decode(part) for part in pair] for pair in lines[3]["raw"]]
+    assert raw == [[b"data", b'{"n": 3}'], [b"type", b"odd"], [b"tenant", b"acme"]]
+
+
+async def test_a_group_that_is_not_there_and_an_empty_desk_are_different_things(
+    redis: Redis, admin_url: str, stream: str
+) -> None:
+    missing = await dead("list", stream, "billing", url=admin_url)
+    assert (missing.code, missing.err) == (1, f"Error: there is no group billing on stream {stream}\n")
+    await redis.xgroup_create(stream, "billing", "$", mkstream=True)
+    empty = await dead("list", stream, "billing", url=admin_url)
+    assert (empty.code, empty.out) == (0, f"no dead letters of {stream}/billing\n")
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ("error", "is no condition"), ("colour = red", "nothing that a dead letter has"), ("error > 5", "is text"),
+        ("deliveries ~ 5", "is a number"), ("deliveries > many", "is none"), ("error ~ (", "no regular expression"),
+    ],
+)  # fmt: skip
+def test_a_condition_that_cannot_be_understood_is_explained(condition: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Selection(where=(condition,))
+
+
+@pytest.mark.timeout(120)
+async def test_a_redrive_of_5000_killed_in_the_middle_and_run_again_handles_each_exactly_once_more(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    gateway = Gateway(stream)
+    await fill(redis, stream, gateway, admin_url, 5000)
+    assert await redis.xlen(watched.keys.dead) == 5000
+    words = command("dead", "redrive", stream, "billing", "--all", "--rate", "500", url=admin_url, role="operator")
+    killed = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        await wait_until(lambda: _moved(redis, watched, 1000), 60, "a thousand letters are redriven")
+    finally:
+        killed.kill()
+        await asyncio.to_thread(killed.communicate)
+    left = await redis.xlen(watched.keys.dead)
+    assert 0 < left < 4500
+    assert await redis.xlen(watched.keys.retry) == 5000 - left
+    said = await dead("redrive", stream, "billing", "--all", url=admin_url)
+    assert (said.code, said.out) == (0, f"{left:,} dead letters of {stream}/billing redriven\n".replace(",", " "))
+    gateway.mended = True
+    await burst(gateway.app, url=admin_url)
+    assert gateway.handled == dict.fromkeys(range(5000), 1)
+    assert await watched.letters() == []
+    assert await redis.xlen(watched.keys.retry) == 0
+
+
+async def _moved(redis: Redis, watched: Watched, many: int) -> bool:
+    return int(await redis.xlen(watched.keys.retry)) >= many
+
+
+def operator_of(url: str) -> Any:
+    """``App.operator`` of an app that knows the server."""
+    return App("desk", url=as_role(url, "operator")).operator()
