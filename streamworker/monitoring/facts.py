@@ -63,6 +63,7 @@ class Beside:
         dead: dead letters.
         oldest_dead, newest_dead: when, Unix time in seconds.
         paused: an operator paused the group.
+        paused_note: since when, and who did it.
         trimmed: how many entries workers have counted that were trimmed before the group read them.
         trimmed_before: up to which position they have counted; None if they never did.
         values: each consumer's heartbeat.
@@ -78,6 +79,7 @@ class Beside:
     oldest_dead: float | None = None
     newest_dead: float | None = None
     paused: bool = False
+    paused_note: str = ""
     trimmed: int = 0
     trimmed_before: int | None = None
     values: dict[str, bytes] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from streamworker.logs import clean
 from streamworker.monitoring.status import GroupStatus, Status, StreamStatus
 from streamworker.monitoring.words import name, number, size, span
 
@@ -56,7 +57,8 @@ def _of_group(group: GroupStatus, stream: StreamStatus) -> Iterator[str]:
         yield f"is gone, but {number(group.dead_letters)} dead letters and {number(group.retries)} retries are kept"
         return
     if group.paused:
-        yield "is paused"
+        since = f", since {clean(group.paused_note or '', 100)}" if " by " in (group.paused_note or "") else ""
+        yield f"is paused{since}"
     elif group.falls_behind and group.read_rate:
         needed = (stream.added_rate or 0.0) / group.read_rate
         if needed < _ABOUT_ONE:

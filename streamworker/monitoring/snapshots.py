@@ -158,6 +158,7 @@ def _group(
         drain_seconds=drain,
         falls_behind=never,
         paused=beside.paused,
+        paused_note=beside.paused_note or None,
         consumers=tuple(_consumers(group, stream.now)),
     )
 

@@ -93,6 +93,7 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
         drain_seconds: until the lag is gone, at these rates; None also if that is never.
         falls_behind: whether it is never.
         paused: an operator paused it.
+        paused_note: since when, and who did it; None if it is not paused.
         consumers: its members.
     """
 
@@ -117,6 +118,7 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float | None
     falls_behind: bool | None
     paused: bool
+    paused_note: str | None
     consumers: tuple[ConsumerStatus, ...]
 
 

@@ -191,6 +191,7 @@ def _beside(reply: list[Any]) -> Beside:
         oldest_dead=_time(first),
         newest_dead=_time(last),
         paused=b"paused" in hash_,
+        paused_note=decoded(hash_.get(b"paused", b"")),
         trimmed=int(trimmed) if trimmed.isdigit() else 0,
         trimmed_before=int(before) if before.isdigit() else None,
         values={decoded(name): value for name, value in hash_.items() if name.endswith(SUFFIX.encode())},

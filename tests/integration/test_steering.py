@@ -1,0 +1,270 @@
+"""``pause``, ``resume``, ``replay``, ``seek`` and ``claim``: what a group reads, and whether."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections import Counter
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from streamworker import App, Message
+from streamworker.errors import ConfigError
+from streamworker.monitoring.facts import StreamFacts
+from streamworker.operating.places import behind, from_, upto
+from tests.commands import Said, call, command
+from tests.conftest import ProgramOf
+from tests.running import Watched, burst, on_all_servers, working
+from tests.waiting import wait_until
+
+COUNTING = """
+from streamworker import App
+
+app = App("billing")
+
+
+@app.on({stream!r})
+async def charge(body: dict) -> None:
+    journal("handled", body["n"])
+"""
+NOTHING_COMES = 1.5  # seconds: three turns of a worker
+
+
+@pytest.fixture
+def server_kind() -> str:
+    """``on_all_servers`` says what has to do with the server."""
+    return "valkey-9.1"
+
+
+@pytest.fixture
+def watched(redis: Redis, stream: str) -> Watched:
+    return Watched(redis, stream, "billing")
+
+
+class Billing:
+    """An app that counts what it is given."""
+
+    def __init__(self, stream: str) -> None:
+        self.app = App("billing")
+        self.handled: Counter[int] = Counter()
+        self.messages: list[Message] = []
+
+        @self.app.on(stream, concurrency=50)
+        async def charge(body: dict[str, Any], message: Message) -> None:
+            self.handled[body["n"]] += 1
+            self.messages.append(message)
+
+
+async def publish(redis: Redis, stream: str, numbers: range) -> list[str]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for n in numbers:
+            pipe.xadd(stream, {"data": json.dumps({"n": n}), "type": "even" if n % 2 == 0 else "odd"})
+        return [str(id, "ascii") for id in await pipe.execute()]
+
+
+async def steer(*words: str, url: str, **options: Any) -> Said:
+    """``streamworker …`` as the operator of docs/security.md."""
+    return await asyncio.to_thread(call, *words, url=url, role="operator", **options)
+
+
+@on_all_servers
+async def test_a_pause_stops_two_workers_within_a_second_and_outlasts_a_restart(
+    redis: Redis, admin_url: str, stream: str, watched: Watched, program: ProgramOf
+) -> None:
+    one = program(COUNTING.format(stream=stream), url=admin_url)
+    two = program(None, url=admin_url)
+    await publish(redis, stream, range(20))
+    await wait_until(lambda: len(one.journal) == 20, 20, lambda: f"all is handled\n{one.log}{two.log}")
+    await wait_until(lambda: "worker.started" in two.log, 20, "the second one has started")
+    paused = await steer("pause", stream, "billing", "--by", "alice", url=admin_url)
+    assert (paused.code, paused.out) == (0, f"{stream}/billing is paused: its workers stop reading within a second\n")
+    for worker in (one, two):
+        await wait_until(lambda worker=worker: "group.paused" in worker.log, 5, "it has seen the pause")  # type: ignore[misc]
+    since = monotonic()
+    await publish(redis, stream, range(20, 40))
+    two.sigterm()
+    assert await two.ended() == 0
+    three = program(None, url=admin_url)
+    await wait_until(lambda: "worker.started" in three.log, 20, "the third one has started")
+    await wait_until(lambda: monotonic() - since > NOTHING_COMES, 20, "a while is over")
+    assert len(one.journal) == 20
+    assert await watched.pending() == 0
+    told = (await steer("status", stream, "--interval", "0", url=admin_url)).remarks
+    assert any("is paused, since" in remark and "by alice" in remark for remark in told), told
+    assert (await steer("resume", stream, "billing", url=admin_url)).code == 0
+    await wait_until(lambda: len(one.journal) == 40, 20, lambda: f"all is handled\n{one.log}{three.log}")
+    again = await steer("resume", stream, "billing", url=admin_url)
+    assert again.out == f"{stream}/billing was not paused\n"
+
+
+async def test_a_group_that_is_not_there_cannot_be_paused(admin_url: str, stream: str, redis: Redis) -> None:
+    said = await steer("pause", stream, "billing", url=admin_url)
+    assert (said.code, said.err) == (2, f"Error: there is no group 'billing' on stream '{stream}'\n")
+    assert await redis.keys(f"*{stream}*") == []
+
+
+@on_all_servers
+async def test_a_replay_gives_a_range_again_to_this_group_alone(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    billing = Billing(stream)
+    await redis.xgroup_create(stream, "search", "$", mkstream=True)
+    ids = await publish(redis, stream, range(100))
+    await burst(billing.app, url=admin_url)
+    words = ("replay", stream, "billing", "--from", ids[10], "--to", ids[59], "--type", "odd")
+    dry = await steer(*words, "--dry-run", url=admin_url)
+    assert (dry.code, dry.out) == (0, f"25 entries would be replayed to {stream}/billing\n")
+    assert await redis.xlen(watched.keys.retry) == 0
+    before = await Watched(redis, stream, "search").info()
+    said = await steer(*words, url=admin_url)
+    assert (said.code, said.out) == (0, f"25 entries replayed to {stream}/billing\n")
+    await burst(billing.app, url=admin_url)
+    odd = {n for n in range(10, 60) if n % 2}
+    assert billing.handled == {n: 2 if n in odd else 1 for n in range(100)}
+    again = billing.messages[100:]
+    assert {message.id for message in again} == {ids[n] for n in odd}
+    assert all(message.deliveries == 1 and message.type == "odd" for message in again)
+    assert await Watched(redis, stream, "search").info() == before
+
+
+@on_all_servers
+async def test_a_replay_that_is_killed_goes_on_where_it_was(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    billing = Billing(stream)
+    ids = await publish(redis, stream, range(1000))
+    await burst(billing.app, url=admin_url)
+    words = ("replay", stream, "billing", "--from", ids[0], "--to", ids[-1])
+    killed = subprocess.Popen(command(*words, "--rate", "400", url=admin_url, role="operator"))
+
+    async def moved() -> bool:
+        return int(await redis.xlen(watched.keys.retry)) >= 200
+
+    try:
+        await wait_until(moved, 30, "two hundred are replayed")
+    finally:
+        killed.kill()
+        await asyncio.to_thread(killed.wait)
+    copied = await redis.xlen(watched.keys.retry)
+    assert copied < 1000
+    said = await steer(*words, url=admin_url)
+    assert f"goes on behind {ids[copied - 1]}" in said.err
+    assert said.out == f"{1000 - copied} entries replayed to {stream}/billing\n"
+    await burst(billing.app, url=admin_url)
+    assert billing.handled == dict.fromkeys(range(1000), 2)
+    assert not [name for name in await watched.do("HKEYS", watched.keys.consumers) if name.startswith(b"replay")]
+
+
+async def test_a_replay_leaves_out_what_is_pending_and_what_was_not_read_yet(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await redis.xgroup_create(stream, "billing", "0", mkstream=True)
+    await publish(redis, stream, range(10))
+    await redis.xreadgroup("billing", "somebody", {stream: ">"}, count=3)
+    said = await steer("replay", stream, "billing", "--from", "beginning", url=admin_url)
+    assert said.out == f"0 entries replayed to {stream}/billing; 3 pending left out\n"
+    assert await redis.xlen(watched.keys.retry) == 0
+
+
+async def test_fields_are_replayed_byte_for_byte(redis: Redis, admin_url: str, stream: str, watched: Watched) -> None:
+    app, seen = App("billing"), []
+
+    @app.on(stream)
+    async def charge(body: bytes, message: Message) -> None:
+        seen.append((message.id, body, message.headers))
+
+    small = await watched.add("data", b"\xff\x00", "twice", "1", "twice", "2", "", "empty")
+    big = await watched.add("data", b"\xfe" * 70_000, "header", "x" * 300)
+    await burst(app, url=admin_url)
+    assert (await steer("replay", stream, "billing", "--from", "beginning", url=admin_url)).code == 0
+    await burst(app, url=admin_url)
+    assert [id for id, _, _ in seen] == [small, big] * 2
+    assert seen[:2] == seen[2:]
+
+
+@on_all_servers
+async def test_a_seek_moves_the_group_and_its_lag_stays_exact(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    billing = Billing(stream)
+    ids = await publish(redis, stream, range(100))
+    await burst(billing.app, url=admin_url)
+    dry = await steer("seek", stream, "billing", "--to", ids[60], "--dry-run", url=admin_url)
+    assert (dry.code, "is given 40 entries again" in dry.out) == (0, True)
+    assert (await steer("seek", stream, "billing", "--to", ids[60], url=admin_url)).code == 2  # nobody to be asked
+    assert (await steer("seek", stream, "billing", "--to", ids[60], "--yes", url=admin_url)).code == 0
+    assert (await steer("lag", stream, "billing", url=admin_url)).out == "40\n"
+    info = await watched.info()
+    assert info is not None
+    assert info.get(b"lag", 40) == 40
+    await burst(billing.app, url=admin_url)
+    assert billing.handled == {n: 1 + (n >= 60) for n in range(100)}
+    await publish(redis, stream, range(100, 130))
+    skip = await steer("seek", stream, "billing", "--to", "end", "--yes", url=admin_url)
+    assert "skips 30 entries" in skip.err
+    assert (await steer("lag", stream, "billing", url=admin_url)).out == "0\n"
+    await burst(billing.app, url=admin_url)
+    assert sum(billing.handled.values()) == 140
+    told = (await steer("status", stream, "--interval", "0", "--json", url=admin_url)).objects[0]["groups"]
+    assert [group["trimmed"] for group in told] in ([0], [None])  # what was skipped was not lost
+
+
+@on_all_servers
+async def test_a_seek_does_not_go_back_over_what_is_pending(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await redis.xgroup_create(stream, "billing", "0", mkstream=True)
+    ids = await publish(redis, stream, range(10))
+    await redis.xreadgroup("billing", "somebody", {stream: ">"}, count=8)
+    await redis.xack(stream, "billing", *ids[:5])
+    said = await steer("seek", stream, "billing", "--to", ids[6], "--yes", url=admin_url)
+    assert (said.code, f"the entry {ids[6]} behind it is pending with consumer 'somebody'" in said.err) == (2, True)
+    assert (await watched.info() or {})[b"last-delivered-id"] == ids[7].encode()
+    assert await watched.pending("somebody") == 3
+
+
+@on_all_servers
+async def test_a_claim_gives_what_a_consumer_holds_to_the_workers_at_once(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    billing = Billing(stream)
+    await redis.xgroup_create(stream, "billing", "0", mkstream=True)
+    await publish(redis, stream, range(250))
+    await redis.xreadgroup("billing", "somebody", {stream: ">"}, count=250)
+    async with working(billing.app, url=admin_url):
+        await wait_until(lambda: _alive(watched), 10, "the worker is a member")
+        said = await steer("claim", stream, "billing", "somebody", url=admin_url)
+        assert said.out == "250 entries of somebody released: the workers take them within a second\n"
+        await watched.rests()
+        (member,) = [name for name in await watched.consumers() if name not in ("released", "somebody")]
+        refused = await steer("claim", stream, "billing", member, url=admin_url)
+        assert (refused.code, "is alive" in refused.err) == (2, True)
+    assert billing.handled == dict.fromkeys(range(250), 1)
+    assert {message.deliveries for message in billing.messages} == {2}
+    unknown = await steer("claim", stream, "billing", "nobody", url=admin_url)
+    assert (unknown.code, "has no consumer 'nobody'" in unknown.err) == (2, True)
+
+
+async def _alive(watched: Watched) -> bool:
+    return any(name.endswith(b".sw") for name in await watched.do("HKEYS", watched.keys.consumers))
+
+
+def test_places_are_ids_times_and_how_long_ago() -> None:
+    now = datetime(2026, 11, 23, 14, tzinfo=UTC).timestamp()
+    stream = StreamFacts(name="orders", now=now, last_generated=(5, 3))
+    assert from_("beginning", stream) == (0, 0)
+    assert upto("end", stream) == behind("end", stream) == (5, 3)
+    assert from_("1795378761263-7", stream) == upto("1795378761263-7", stream) == (1795378761263, 7)
+    assert behind("1795378761263-7", stream) == (1795378761263, 6)
+    assert behind("1795378761263-0", stream) == (1795378761262, 2**64 - 1)
+    assert from_("2026-11-23T12:00", stream) == from_("2h", stream) == from_("1h60m", stream)
+    assert from_("2026-11-23T13:00+01:00", stream) == from_("2h", stream)
+    assert upto("2026-11-23T12:00", stream) == (int((now - 7200) * 1000), 2**64 - 1)
+    for text in ("yesterday", "", "2h5", "-1", "1795378761263-", "5x"):
+        with pytest.raises(ConfigError, match="is no place in a stream"):
+            from_(text, stream)
