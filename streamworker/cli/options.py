@@ -13,7 +13,6 @@ from streamworker.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SPANS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _SIZES: Final = {"": 1, **{unit: 1000**at for at, unit in enumerate("kmgt", 1)},
                  **{f"{unit}i": 1024**at for at, unit in enumerate("kmgt", 1)}}  # fmt: skip
 
@@ -35,9 +34,10 @@ def seconds(value: str) -> float:
 
 def duration(value: str) -> float:
     """``90s``, ``2h``, ``7d``, ``1h30m``, or a number of seconds."""
-    parts = re.findall(r"([0-9]+(?:[.][0-9]+)?)(ms|[smhdw])", value.lower())
-    total = sum(float(number) * _SPANS[unit] for number, unit in parts)
-    if not value or "".join(map("".join, parts)) != value.lower():
+    from streamworker.operating.places import seconds_of  # noqa: PLC0415  (--help loads nothing)
+
+    total = seconds_of(value.lower())
+    if total is None:
         total = float(value) if re.fullmatch(r"[0-9]+([.][0-9]+)?", value) else -1.0
     if not 0 <= total < 10**9:
         raise click.BadParameter(f"{value!r} is not a duration: write 90s, 15m, 2h, 7d or 1h30m")

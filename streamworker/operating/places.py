@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from streamworker.errors import ConfigError
 from streamworker.monitoring.facts import EntryId, StreamFacts
@@ -12,8 +13,9 @@ from streamworker.monitoring.shown import entry_id
 Place: TypeAlias = str
 """``beginning``, ``end``, an entry's id, a date and time (UTC unless it says otherwise), or how long ago: ``2h``."""
 
-MAX_SEQUENCE = 2**64 - 1
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+MAX_SEQUENCE: Final = 2**64 - 1
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_SPAN: Final = re.compile(r"([0-9]+(?:[.][0-9]+)?)(ms|[smhdw])")
 
 
 def from_(place: Place, stream: StreamFacts) -> EntryId:
@@ -40,19 +42,10 @@ def behind(place: Place, stream: StreamFacts) -> EntryId:
 
 def seconds_of(text: str) -> float | None:
     """``90s``, ``2h``, ``1d12h`` in seconds; None if it is no such thing."""
-    total, number = 0.0, ""
-    for char in text:
-        if char in _UNITS and number:
-            try:
-                total += float(number) * _UNITS[char]
-            except ValueError:
-                return None
-            number = ""
-        elif char.isascii() and (char.isdigit() or char == "."):
-            number += char
-        else:
-            return None
-    return total if text and not number else None
+    parts = _SPAN.findall(text)
+    if not parts or "".join(map("".join, parts)) != text:
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def time_of(text: str, now: float) -> float | None:
