@@ -99,8 +99,8 @@ def replay(
     Each entry that is still in the stream is handled once more, with a new count of deliveries, beside what is read
     meanwhile. Entries that the group has not read yet, or has pending, are left out: they are handled anyway.
 
-    It may be interrupted or killed at any time: the same command with the same ids goes on where it was. Times that
-    are told as "so long ago" mean another range each time: to be able to go on, name ids or dates.
+    It may be interrupted or killed at any time: with the same --from and --type it goes on where it was. "2h" is
+    another place each time: to be able to go on, name an id or a date.
 
     \b
     Examples:

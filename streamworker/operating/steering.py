@@ -67,7 +67,7 @@ class Steering(Protocol):
         ...
 
     async def unfinished(self, stream: str, group: str, wanted: Range) -> str | None:
-        """The entry behind which an earlier replay of this range stopped; None if there was none."""
+        """The entry behind which an earlier replay from there was interrupted; None if there was none."""
         ...
 
     async def forget(self, stream: str, group: str, wanted: Range) -> None:
@@ -189,7 +189,7 @@ class Controls:
         """Give a range to the group again, and to no other: each entry once more, with a new count of deliveries.
 
         Where it stands is kept on the server with each step: interrupted or killed, and called again with the same
-        range, it goes on there, and nothing comes twice.
+        first entry and type, it goes on there, and nothing comes twice.
 
         Args:
             wanted: the range, see ``range``.

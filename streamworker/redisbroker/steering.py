@@ -76,5 +76,9 @@ def _written(id: EntryId) -> str:
 
 
 def _place(wanted: Range) -> str:
-    """Under which name a replay keeps where it is."""
-    return f"replay {_written(wanted.first)} {_written(wanted.last)} {wanted.type or ''}"
+    """Under which name a replay keeps where it is.
+
+    The end is no part of it: "up to what was read" is another entry each time, and whoever goes on to another end has
+    been given all up to that place.
+    """
+    return f"replay {_written(wanted.first)} {wanted.type or ''}"
