@@ -180,6 +180,8 @@ class DeskCommand:
 
     def _ended(self, desk: Desk, selection: Selection) -> int:
         gone = f"; {number(self._done.gone)} were gone meanwhile" if self._done.gone else ""
+        if self._done.left:
+            gone += f"; {number(self._done.left)} left, which hold no copy of an entry"
         where = f"{name(desk.stream)}/{name(desk.group)}"
         click.echo(f"{_letters(self._done.done)} of {where} {self._verb}{gone}")
         return 1 if selection.ids and not self._done.done else 0

@@ -122,10 +122,12 @@ class Done:
     Attributes:
         done: letters that were redriven or dropped.
         gone: letters that somebody else had taken meanwhile.
+        left: letters that were left where they are, since they hold no copy of an entry: nothing of ours wrote them.
     """
 
     done: int = 0
     gone: int = 0
+    left: int = 0
 
 
 class Desk:
@@ -215,7 +217,8 @@ class Desk:
         pace = Pace(rate)
         async for batch in self._batches(selection, pace.share(_BATCH), progress):
             await pace.wait(len(batch))
-            again = [_redriven(letter) for letter in batch]
+            again = [_redriven(letter) for letter in batch if letter.fields]
+            done.left += len(batch) - len(again)
             results = await self._letters.redrive(self.stream, self.group, again)
             done.done += sum(results)
             done.gone += len(results) - sum(results)

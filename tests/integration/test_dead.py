@@ -195,6 +195,19 @@ async def test_dropped_letters_are_gone_and_nothing_is_dropped_without_a_yes(
     }
 
 
+async def test_what_is_no_dead_letter_of_ours_is_left_where_it_is(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await fill(redis, stream, Gateway(stream), admin_url, 2)
+    await redis.xadd(watched.keys.dead, {"written": "by hand"})
+    await redis.xadd(watched.keys.dead, {"sw-fields": "no copy"})
+    said = await dead("redrive", stream, "billing", "--all", url=admin_url)
+    told = f"2 dead letters of {stream}/billing redriven; 2 left, which hold no copy of an entry\n"
+    assert (said.code, said.out) == (0, told)
+    assert await redis.xlen(watched.keys.dead) == 2
+    assert await redis.xlen(watched.keys.retry) == 2
+
+
 async def test_an_export_holds_every_byte(redis: Redis, admin_url: str, stream: str, tmp_path: Path) -> None:
     gateway = Gateway(stream)
     await fill(redis, stream, gateway, admin_url, 5)
