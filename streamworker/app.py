@@ -300,8 +300,8 @@ class App:
         """Append an entry for each body, in batches of bounded memory, and return how many.
 
         Raises:
-            PublishFailed: part of them was written; ``published`` and ``unknown`` say how many. Its cause is
-                the body's or the iterable's error, if that was the reason.
+            PublishFailed: part of them was written; ``published`` and ``unknown`` say how many, and ``leading``
+                where to go on. Its cause is the body's or the iterable's error, if that was the reason.
             ConfigError: as ``publish``.
         """
         return await self._connected().publish_many(stream, bodies, type=type, headers=headers)

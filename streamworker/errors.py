@@ -42,14 +42,19 @@ class PublishFailed(PublishError):
     """``publish_many`` stopped part of the way.
 
     Attributes:
+        reason: why.
         published: how many entries were written for certain.
         unknown: how many may have been written, or not.
+        leading: how many of the first ones were written without a gap. Publishing that goes on behind them leaves
+            nothing out; what is unknown, and what was written behind a refused one, it may write twice.
     """
 
-    def __init__(self, reason: str, published: int, unknown: int) -> None:
+    def __init__(self, reason: str, published: int, unknown: int, leading: int | None = None) -> None:
         super().__init__(f"{reason}: {published} published, {unknown} unknown")
+        self.reason = reason
         self.published = published
         self.unknown = unknown
+        self.leading = published if leading is None else leading
 
 
 class BrokerError(StreamworkerError):

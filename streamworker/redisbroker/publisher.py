@@ -86,7 +86,10 @@ class RedisPublisher:
         errors = [reply for reply in replies if isinstance(reply, BrokerError)]
         if errors:
             unknown = sum(isinstance(error, _Lost) for error in errors)
-            raise PublishFailed(f"publishing to {stream!r}: {errors[0]}", before + len(batch) - len(errors), unknown)
+            leading = next(at for at, reply in enumerate(replies) if isinstance(reply, BrokerError))
+            raise PublishFailed(
+                f"publishing to {stream!r}: {errors[0]}", before + len(batch) - len(errors), unknown, before + leading
+            )
         self.written.add(stream, len(batch), size)
         return len(batch)
 

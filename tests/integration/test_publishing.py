@@ -9,12 +9,15 @@ import traceback
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from streamworker import App, ConfigError, PublishError, PublishFailed, PublishUnknown
+from streamworker.errors import Refused
+from streamworker.redisbroker.publisher import RedisPublisher
 from tests.conftest import ServerOf
 from tests.running import Watched, on_all_servers
 from tests.servers import Server
@@ -426,8 +429,18 @@ async def test_publish_many_says_how_many_are_certain_and_how_many_are_not(
     async with app:
         with pytest.raises(PublishFailed, match="1000 published, 500 unknown") as failed:
             await app.publish_many(stream, orders(10_000, {1_001: proxy.swallow}))
-    assert (failed.value.published, failed.value.unknown) == (1_000, 500)
+    assert (failed.value.published, failed.value.unknown, failed.value.leading) == (1_000, 500, 1_000)
     assert await ids_in(group) == list(range(1_500))
+
+
+async def test_publish_many_says_how_many_were_written_without_a_gap(redis_url: str, stream: str) -> None:
+    # When memory gets free between two entries of a batch. No server can be made to do so at a certain entry.
+    replies = [b"1-0", b"2-0", Refused("out of memory"), b"3-0"]
+    async with App("app", url=redis_url) as app:
+        with patch.object(RedisPublisher, "_write", AsyncMock(return_value=replies)), pytest.raises(PublishFailed) as e:
+            await app.publish_many(stream, orders(4))
+    assert (e.value.reason, e.value.published, e.value.unknown) == (f"publishing to '{stream}': out of memory", 3, 0)
+    assert e.value.leading == 2
 
 
 async def test_cancelling_a_publish_withdraws_nothing_and_is_nobody_elses_trouble(

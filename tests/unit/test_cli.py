@@ -110,7 +110,8 @@ def test_every_option_names_its_variable_in_the_help(command: click.Command, opt
         "FORCE",
         "YES",
         "RESTART",
-    ):  # what loses something is said each time, and never by a variable that was forgotten.
+        "SKIP_LINES",
+    ):  # what loses or leaves out something is said each time, and never by a variable that was forgotten.
         assert option.envvar is None
         return
     variable = "STREAMWORKER_REDIS_URL" if name == "REDIS" else f"STREAMWORKER_{name}"
@@ -186,6 +187,9 @@ def test_a_child_is_told_everything_its_parent_knows(monkeypatch: pytest.MonkeyP
         (("run", "app:app", "--redis-file", "app.py"), "Error: --redis-file app.py: "),
         (("publish", "orders"), "Missing argument 'BODY'"),
         (("publish", "orders", "{}", "--header", "novalue"), "number 1 is not NAME=VALUE"),
+        (("publish", "orders", "{}", "--file", "app.py"), "BODY and --file exclude each other"),
+        (("publish", "orders", "{}", "--skip-lines", "1"), "--skip-lines is for --file"),
+        (("publish", "orders", "--file", "app.py", "--rate", "0"), "Invalid value for '--rate'"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_message(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
