@@ -24,7 +24,6 @@ from streamworker.monitoring.words import name, number
 from streamworker.operating.pace import Pace
 
 _BATCH: Final = 500  # lines
-_LAST: Final = 1.0  # seconds that the server gets to answer what was on its way at Ctrl-C
 _is_json: Final = decoder(Any, "data")
 
 
@@ -111,11 +110,7 @@ class FileCommand:
             publisher.publish_many(order.stream, bodies, type=order.type, headers=order.headers or None)
         )
         sending.add_done_callback(lambda _: self._account(batch, sending))
-        try:
-            await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            await asyncio.wait([sending], timeout=_LAST)
-            raise
+        await asyncio.shield(sending)  # after Ctrl-C the server has until the publisher is closed to answer
 
     def _account(self, batch: Sequence[Line], sent: asyncio.Future[int]) -> None:
         if sent.cancelled():  # by the second Ctrl-C: all of it stays unknown

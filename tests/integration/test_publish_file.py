@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 from redis import Redis
 
 from streamworker import PublishFailed
-from streamworker.broker import Written
+from streamworker.broker import Publisher, Written
 from streamworker.cli.publishing import FileCommand, Order
 from streamworker.endpoint import Endpoint
 from tests.commands import Said, call, command
@@ -79,10 +80,9 @@ class Piped:
         self.process.stdin.write(data)
         self.process.stdin.flush()
 
-    def interrupt(self) -> tuple[int, str]:
-        """What it says after Ctrl-C, while its input stays open."""
+    def ended(self) -> tuple[int, str]:
+        """How it ends, while its input stays open."""
         assert self.process.stderr is not None
-        self.process.send_signal(signal.SIGINT)
         code = self.process.wait(20)
         return code, self.process.stderr.read().decode()
 
@@ -100,6 +100,17 @@ def piped(stream: str, *words: str, url: str) -> Iterator[Piped]:
             yield Piped(process)
         finally:
             process.kill()
+
+
+def publish_here(stream: str, file: Path, publisher: Publisher) -> int:
+    """The command in this process, with a publisher of the test's."""
+
+    async def opened(url: str) -> Publisher:
+        return publisher
+
+    order = Order(stream=stream, file=str(file), type=None, headers={}, rate=None, limit=None, skip=0)
+    with patch("streamworker.cli.publishing.open_publisher", opened):
+        return FileCommand(order).run(nullcontext(Endpoint("redis://nowhere")))
 
 
 @on_all_servers
@@ -178,7 +189,8 @@ def test_ctrl_c_tells_how_far_it_came(client: Redis, admin_url: str, stream: str
     with piped(stream, "--skip-lines", "1", url=admin_url) as program:
         program.write(b"skipped\n" + events(1, 2))
         wait_until_sync(lambda: client.xlen(stream) == 2, 20)
-        code, said = program.interrupt()
+        program.process.send_signal(signal.SIGINT)
+        code, said = program.ended()
     assert code == 130
     assert said == "interrupted: 2 entries published, 0 unknown; --skip-lines 3 goes on with line 4\n"
 
@@ -190,26 +202,64 @@ def test_ctrl_c_while_redis_does_not_answer_tells_what_nobody_knows(
     with piped(stream, url=proxy.url) as program:
         program.write(events(0))
         wait_until_sync(lambda: client.xlen(stream) == 1, 20)
-        code, said = program.interrupt()
+        program.process.send_signal(signal.SIGINT)
+        code, said = program.ended()
     assert code == 130
     assert said == (
         "interrupted: 0 entries published, 1 unknown; --skip-lines 0 goes on with line 1, which may write some twice\n"
     )
 
 
-def test_the_second_ctrl_c_ends_it_at_once_and_what_was_on_its_way_is_unknown(
-    client: Redis, proxy: FaultProxy, stream: str
-) -> None:
-    proxy.black_hole(command="XADD", towards="client")
+def test_what_is_answered_after_ctrl_c_is_no_doubt(client: Redis, proxy: FaultProxy, stream: str) -> None:
+    hole = proxy.black_hole(command="XADD", towards="client")
     with piped(stream, url=proxy.url) as program:
         program.write(events(0))
         wait_until_sync(lambda: client.xlen(stream) == 1, 20)
         program.process.send_signal(signal.SIGINT)
-        code, said = program.interrupt()
-    assert code == 130
-    assert said == (
+        hole.heal()
+        code, said = program.ended()
+    assert (code, said) == (130, "interrupted: 1 entry published, 0 unknown; --skip-lines 1 goes on with line 2\n")
+
+
+class Halfway:
+    """A publisher whose server takes the first two of a batch and the fourth, and refuses the rest."""
+
+    written = Written()
+
+    async def publish(self, stream: str, body: Any, **_: Any) -> str:
+        raise NotImplementedError
+
+    async def publish_many(self, stream: str, bodies: Any, **_: Any) -> int:
+        raise PublishFailed("out of memory", published=3, unknown=0, leading=2)
+
+    async def close(self) -> None: ...
+
+
+class Silent(Halfway):
+    """One that does not answer and cannot be closed either, at which the user presses Ctrl-C twice."""
+
+    async def publish_many(self, stream: str, bodies: Any, **_: Any) -> int:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+        return 0
+
+    async def close(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_second_ctrl_c_ends_it_at_once_and_what_was_on_its_way_is_unknown(
+    stream: str, file: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_bytes(events(0))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert publish_here(stream, file, Silent()) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == (
         "interrupted: 0 entries published, 1 unknown; --skip-lines 0 goes on with line 1, which may write some twice\n"
     )
+    assert not caplog.records
 
 
 def test_a_connection_that_is_lost_leaves_word_of_where_to_go_on(
@@ -237,31 +287,11 @@ def test_what_redis_refuses_is_not_published(own_server: Server, stream: str, fi
     assert said.err.endswith("0 entries published, 0 unknown; --skip-lines 0 goes on with line 1\n")
 
 
-class Halfway:
-    """A publisher whose server takes the first two of a batch and the fourth, and refuses the rest."""
-
-    written = Written()
-
-    async def publish(self, stream: str, body: Any, **_: Any) -> str:
-        raise NotImplementedError
-
-    async def publish_many(self, stream: str, bodies: Any, **_: Any) -> int:
-        raise PublishFailed("out of memory", published=3, unknown=0, leading=2)
-
-    async def close(self) -> None: ...
-
-
 def test_where_something_behind_the_gap_was_written_it_goes_on_at_the_gap(
     stream: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_bytes(events(0) + b"\n" + events(*range(1, 9)))
-
-    async def opened(url: str) -> Halfway:
-        return Halfway()
-
-    order = Order(stream=stream, file=str(file), type=None, headers={}, rate=None, limit=None, skip=0)
-    with patch("streamworker.cli.publishing.open_publisher", opened):
-        assert FileCommand(order).run(nullcontext(Endpoint("redis://nowhere"))) == 1
+    assert publish_here(stream, file, Halfway()) == 1
     assert capsys.readouterr().err == (
         "Error: out of memory\n3 entries published, 0 unknown; --skip-lines 3 goes on with line 4, which may write "
         "some twice\n"
