@@ -11,6 +11,7 @@ from streamworker.cli.dead import dead
 from streamworker.cli.ending import ending
 from streamworker.cli.entries import inspect, tail
 from streamworker.cli.healthcheck import healthcheck
+from streamworker.cli.init import init
 from streamworker.cli.project import read_defaults
 from streamworker.cli.publish import publish
 from streamworker.cli.run import run
@@ -61,9 +62,12 @@ def cli() -> None:
     and then:
         streamworker run app:app
         streamworker publish orders '{"id": 1}'
+    \b
+    or let "streamworker init shop" write a project to start from.
     """
 
 
+cli.add_command(init)
 cli.add_command(run)
 cli.add_command(publish)
 cli.add_command(status)
