@@ -70,7 +70,8 @@ class FileCommand:
         with server as where:
             publisher = await open_publisher(where.url)
             try:
-                with self._progress(lines := Lines(file.fileno(), self._order.skip)) as progress:
+                lines = Lines(file.fileno(), self._order.skip)
+                with self._progress(lines.size, shown=not file.isatty()) as progress:
                     await self._publish(lines, publisher, progress)
             except PublishFailed as error:
                 return self._failed(error.reason, self._next())
@@ -145,17 +146,17 @@ class FileCommand:
         return f"mend it and go on with --skip-lines {self._done_up_to}, or leave it out with --skip-lines {line}"
 
     @contextmanager
-    def _progress(self, lines: Lines) -> Iterator[Callable[[int], object]]:
-        """A bar, or where the end is not known a count, on a terminal; nothing elsewhere."""
-        if not sys.stderr.isatty():
+    def _progress(self, size: int | None, *, shown: bool) -> Iterator[Callable[[int], object]]:
+        """A bar, or where the end is not known a count, on a terminal; nothing elsewhere, nor where lines are typed."""
+        if not (shown and sys.stderr.isatty()):
             yield bool
             return
         label = f"publishing to {name(self._order.stream)}"
         with click.progressbar(
             iter(int, 1),  # has no length, and is not asked for anything
-            length=lines.size,
+            length=size,
             label=label,
-            bar_template="%(label)s  %(info)s" if lines.size is None else "%(label)s  [%(bar)s]  %(info)s",
+            bar_template="%(label)s  %(info)s" if size is None else "%(label)s  [%(bar)s]  %(info)s",
             item_show_func=lambda _: self._count(),
             file=sys.stderr,
         ) as bar:

@@ -80,7 +80,7 @@ def _checked(name: str, *, outright: bool) -> str:
     whose = "--name" if outright else "the folder's name"
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{whose} {clean(name)!r} cannot be that of a project: letters, digits, '-', '_' and '.' can, between two "
+            f"{whose} '{clean(name)}' cannot be that of a project: letters, digits, '-', '_' and '.' can, between two "
             f"letters or digits{'' if outright else '; give one with --name'}"
         )
     if re.sub(r"[._-]+", "-", name.lower()) == "streamworker":

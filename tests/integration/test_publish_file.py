@@ -315,6 +315,16 @@ def test_a_bar_shows_how_far_it_is_and_a_count_where_the_end_is_unknown(
         assert "%" not in terminal.text
 
 
+def test_lines_can_be_typed(client: Redis, admin_url: str, stream: str) -> None:
+    with Terminal(*command("publish", stream, "--file", "-", url=admin_url, role="publisher")) as terminal:
+        terminal.press('{"id": 0}\r')
+        wait_until_sync(lambda: client.xlen(stream) == 1, 20)
+        terminal.press("\x04")  # Ctrl-D
+        assert terminal.wait() == 0
+        assert f"1 entry published to {stream}" in terminal.text
+        assert "publishing" not in terminal.text
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [(lambda path: None, "No such file or directory"), (lambda path: path.mkdir(), "Is a directory")],

@@ -87,6 +87,7 @@ def test_a_name_that_no_project_can_have_is_wrong_usage(tmp_path: Path, name: st
     said = init("shop", f"--name={name}", folder=tmp_path)
     assert (said.code, said.out) == (2, "")
     assert said.err.startswith("Error: --name ")
+    assert said.err.count("\n") == 1
     assert not (tmp_path / "shop").exists()
 
 
