@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from streamworker.backoff import Backoff
 from streamworker.errors import ConfigError
-from streamworker.handler import Group, Handler, OnFailure, Start, check, name_of, number
+from streamworker.handler import Group, Handler, OnFailure, Start, name_of, number
+from streamworker.registry import Registry
 from streamworker.retention import Limits, Retention
-from streamworker.retention import check as check_retention
 
 if TYPE_CHECKING:
     from streamworker.broker import Publisher
@@ -64,12 +63,9 @@ class App:
         self.url = url
         self.stuck_after = stuck_after
         self.state: Any = None
-        self.handlers: list[Handler] = []
         self.lifespan_function: Lifespan | None = None
-        self._retentions: dict[str, Retention] = {}
         self._lease = lease
-        self._unrouted: Literal["dead-letter", "drop"] = unrouted
-        self._max_body = max_body
+        self._registry = Registry(unrouted, max_body)
         self._own_url = url
         self._publishers: list[tuple[Publisher, str]] = []
         self._entrance: Entrance | None = None
@@ -166,30 +162,10 @@ class App:
                 ack=ack,
                 body=body,
             )
-            check(handler)
-            self._check_neighbours(handler)
-            self.handlers.append(handler)
+            self._registry.add(handler)
             return function
 
         return register
-
-    def _check_neighbours(self, new: Handler) -> None:
-        for other in self.handlers:
-            if new.group is None or (other.stream, other.group) != (new.stream, new.group):
-                continue
-            where = f"both consume stream {new.stream!r} as group {new.group!r}"
-            if other.type == new.type:
-                raise ConfigError(
-                    f"handlers {other.name!r} and {new.name!r} {where} and take the same type ({new.type!r}); "
-                    "give them different type=, or one of them a group= of its own"
-                )
-            for option in ("lease", "start", "prefetch"):
-                mine, theirs = getattr(new, option), getattr(other, option)
-                if mine != theirs:
-                    raise ConfigError(
-                        f"handlers {other.name!r} and {new.name!r} {where}, but one says {option}={theirs!r} and "
-                        f"the other {option}={mine!r}; it belongs to the group, so they must agree"
-                    )
 
     def stream(
         self,
@@ -224,39 +200,24 @@ class App:
             force=force,
             dead=Limits(max_length=dead_max_length, max_age=dead_max_age),
         )
-        check_retention(retention)
-        if name in self._retentions:
-            raise ConfigError(
-                f"{self!r} declares stream {name!r} twice; say all limits in one app.stream({name!r}, ...)"
-            )
-        self._retentions[name] = retention
+        self._registry.keep(retention, repr(self))
 
-    def retentions(self) -> list[Retention]:
-        """The declared streams, each with this app's groups on it."""
-        groups = self.groups()
-        return [
-            replace(one, groups=tuple(group.name for group in groups if group.stream == one.stream))
-            for one in self._retentions.values()
-        ]
+    @property
+    def handlers(self) -> list[Handler]:
+        """The registered handlers, in their order."""
+        return self._registry.handlers
 
     def groups(self) -> list[Group]:
         """The registered handlers by stream and group, broadcasts left out."""
-        found: dict[tuple[str, str], list[Handler]] = {}
-        for handler in self.handlers:
-            if handler.group is not None:
-                found.setdefault((handler.stream, handler.group), []).append(handler)
-        return [
-            Group(stream, group, tuple(handlers), self._unrouted, self._max_body)
-            for (stream, group), handlers in found.items()
-        ]
+        return self._registry.groups()
 
     def broadcasts(self) -> list[Group]:
         """The broadcast handlers, each a group of its own without a name."""
-        return [
-            Group(handler.stream, "", (handler,), "drop", self._max_body)
-            for handler in self.handlers
-            if handler.group is None
-        ]
+        return self._registry.broadcasts()
+
+    def retentions(self) -> list[Retention]:
+        """The declared streams, each with this app's groups on it."""
+        return self._registry.retentions()
 
     def lifespan(self, function: L) -> L:
         """Register an async context manager around the worker's life; what it yields is ``app.state``.

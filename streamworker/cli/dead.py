@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -18,8 +19,17 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _chosen(command: F) -> F:
-    """The options that say which letters are meant."""
+def _choosing(command: F) -> F:
+    """The options that say which letters are meant; the command gets them as ``chosen``, for a ``Selection``."""
+
+    @functools.wraps(command)
+    def choose(
+        where: tuple[str, ...], since: str | None, until: str | None, type_: str | None, limit: int | None, **rest: Any
+    ) -> None:
+        chosen = {"where": where, "since": since, "until": until, "type": type_, "limit": limit}
+        command(chosen=chosen, **rest)
+
+    made: Any = choose
     for add in (
         option("--limit", type=click.IntRange(min=1), metavar="N", help="Of these, the N oldest at most."),
         option("--type", "type_", metavar="TYPE", help="Only entries of this type."),
@@ -30,8 +40,8 @@ def _chosen(command: F) -> F:
             help="Only those for which this holds, as in 'error ~ Timeout'; several must hold together.",
         ),
     ):  # fmt: skip
-        command = add(command)
-    return command
+        made = add(made)
+    return cast("F", made)
 
 
 def _run(redis: str | None, redis_file: Path | None, work: Callable[[DeskCommand], Awaitable[int]]) -> None:
@@ -54,9 +64,9 @@ def _run(redis: str | None, redis_file: Path | None, work: Callable[[DeskCommand
         sys.exit(130)
 
 
-def _which(ids: tuple[str, ...], where: tuple[str, ...], others: tuple[Any, ...], everything: bool) -> None:
-    """Whoever names nothing must say that all are meant."""
-    if not (everything or ids or where or any(one is not None for one in others)):
+def _check_choice(ids: tuple[str, ...], chosen: dict[str, Any], *, everything: bool) -> None:
+    """Whoever names nothing must say that all are meant; a limit names nothing."""
+    if not (everything or ids or any(value for option, value in chosen.items() if option != "limit")):
         raise click.UsageError("say which ones: by ID, --where, --since, --until or --type; or --all")
 
 
@@ -88,12 +98,12 @@ def dead() -> None:
 @dead.command("list")
 @click.argument("stream")
 @click.argument("group")
-@_chosen
+@_choosing
 @json_option
 @server_options
 def list_(
-    stream: str, group: str, where: tuple[str, ...], since: str | None, until: str | None, type_: str | None,
-    limit: int | None, as_json: bool, redis: str | None, redis_file: Path | None,
+    stream: str, group: str, chosen: dict[str, Any], as_json: bool,
+    redis: str | None, redis_file: Path | None,
 ) -> None:  # fmt: skip
     """The dead letters of GROUP on STREAM, the oldest first.
 
@@ -111,19 +121,19 @@ def list_(
         3  Redis cannot be reached, or does not accept the credentials
     """
     _run(redis, redis_file, lambda desk: desk.listed(
-        stream, group, {"where": where, "since": since, "until": until, "type": type_, "limit": limit}, as_json=as_json
+        stream, group, chosen, as_json=as_json
     ))  # fmt: skip
 
 
 @dead.command()
 @click.argument("stream", required=False)
 @click.argument("group", required=False)
-@_chosen
+@_choosing
 @json_option
 @server_options
 def groups(
-    stream: str | None, group: str | None, where: tuple[str, ...], since: str | None, until: str | None,
-    type_: str | None, limit: int | None, as_json: bool, redis: str | None, redis_file: Path | None,
+    stream: str | None, group: str | None, chosen: dict[str, Any], as_json: bool,
+    redis: str | None, redis_file: Path | None,
 ) -> None:  # fmt: skip
     """What the dead letters died of: how many by error, place and handler, the most frequent first.
 
@@ -143,7 +153,7 @@ def groups(
         3  Redis cannot be reached, or does not accept the credentials
     """
     _run(redis, redis_file, lambda desk: desk.groups(
-        stream, group, {"where": where, "since": since, "until": until, "type": type_, "limit": limit}, as_json=as_json
+        stream, group, chosen, as_json=as_json
     ))  # fmt: skip
 
 
@@ -172,15 +182,14 @@ def show(stream: str, group: str, id_: str, as_json: bool, redis: str | None, re
 @click.argument("stream")
 @click.argument("group")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@_chosen
+@_choosing
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="So many a second, evenly.")
 @option("--dry-run", is_flag=True, help="Only say how many.")
 @server_options
 def redrive(
-    stream: str, group: str, ids: tuple[str, ...], where: tuple[str, ...], since: str | None, until: str | None,
-    type_: str | None, limit: int | None, everything: bool, rate: float | None, dry_run: bool,
-    redis: str | None, redis_file: Path | None,
+    stream: str, group: str, ids: tuple[str, ...], chosen: dict[str, Any], everything: bool, rate: float | None,
+    dry_run: bool, redis: str | None, redis_file: Path | None,
 ) -> None:  # fmt: skip
     """Give dead letters to GROUP once more: to no other group, byte for byte, with a new count of deliveries.
 
@@ -201,8 +210,8 @@ def redrive(
         3    Redis cannot be reached, or does not accept the credentials
         130  interrupted
     """
-    _which(ids, where, (since, until, type_), everything)
-    chosen = {"ids": ids, "where": where, "since": since, "until": until, "type": type_, "limit": limit}
+    _check_choice(ids, chosen, everything=everything)
+    chosen["ids"] = ids
     _run(redis, redis_file, lambda desk: desk.redrive(stream, group, chosen, rate=rate, dry_run=dry_run))
 
 
@@ -250,14 +259,13 @@ def edit(
 @click.argument("stream")
 @click.argument("group")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@_chosen
+@_choosing
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @option("--dry-run", is_flag=True, help="Only say how many.")
 @click.option("--yes", is_flag=True, help="Do not ask: for scripts.")
 @server_options
 def drop(
-    stream: str, group: str, ids: tuple[str, ...], where: tuple[str, ...], since: str | None, until: str | None,
-    type_: str | None, limit: int | None, everything: bool, dry_run: bool, yes: bool,
+    stream: str, group: str, ids: tuple[str, ...], chosen: dict[str, Any], everything: bool, dry_run: bool, yes: bool,
     redis: str | None, redis_file: Path | None,
 ) -> None:  # fmt: skip
     """Delete dead letters for good. Export them first, if anybody may want them.
@@ -275,24 +283,23 @@ def drop(
         3    Redis cannot be reached, or does not accept the credentials
         130  interrupted
     """
-    _which(ids, where, (since, until, type_), everything)
+    _check_choice(ids, chosen, everything=everything)
     if not (dry_run or yes) and not sys.stdin.isatty():
         raise click.UsageError(
             "dropping is for good, and nobody is here to be asked: look with --dry-run, then say --yes"
         )
-    chosen = {"ids": ids, "where": where, "since": since, "until": until, "type": type_, "limit": limit}
+    chosen["ids"] = ids
     _run(redis, redis_file, lambda desk: desk.drop(stream, group, chosen, dry_run=dry_run, ask=not yes))
 
 
 @dead.command()
 @click.argument("stream")
 @click.argument("group")
-@_chosen
+@_choosing
 @click.option("--output", "-o", type=click.File("wb"), default="-", help="A file.", show_default="standard output")
 @server_options
 def export(
-    stream: str, group: str, where: tuple[str, ...], since: str | None, until: str | None, type_: str | None,
-    limit: int | None, output: Any, redis: str | None, redis_file: Path | None,
+    stream: str, group: str, chosen: dict[str, Any], output: Any, redis: str | None, redis_file: Path | None,
 ) -> None:  # fmt: skip
     """Write dead letters as JSON, one object a line: as 'list --json' does, and "raw" with all fields in base64.
 
@@ -309,5 +316,4 @@ def export(
         3    Redis cannot be reached, or does not accept the credentials
         130  interrupted
     """
-    chosen = {"where": where, "since": since, "until": until, "type": type_, "limit": limit}
     _run(redis, redis_file, lambda desk: desk.export(stream, group, chosen, output))

@@ -22,7 +22,7 @@ from streamworker.errors import BrokerError, ConfigError
 from streamworker.logs import clean, for_terminal
 from streamworker.monitoring.facts import StreamFacts
 from streamworker.monitoring.shown import LetterShown, why
-from streamworker.monitoring.words import moment, name, number, table
+from streamworker.monitoring.words import counted, label, moment, name, number, table
 from streamworker.operating import Operator
 from streamworker.operating.desk import Desk, Done, LetterGroup, Progress, Selection
 from streamworker.operating.places import time_of
@@ -46,7 +46,7 @@ class DeskCommand:
 
     async def listed(self, stream: str, group: str, chosen: Mapping[str, Any], *, as_json: bool) -> int:
         desk, selection = self._operator.desk(stream, group), _selection(chosen)
-        if await self._missing(desk):
+        if (total := await self._total(desk)) is None:
             return 1
         rows = [["ID", "DIED", "DLV", "HANDLER", "ENTRY", "WHY"]]
         wanted = selection if selection.limit is not None or as_json else replace(selection, limit=_LISTED)
@@ -57,7 +57,6 @@ class DeskCommand:
                 rows.append(_row(letter))
         if not as_json:
             click.echo("\n".join(table(rows, {2})) if len(rows) > 1 else _none(desk, selection))
-            total = await desk.count() or 0
             if selection.limit is None and len(rows) > _LISTED and total > _LISTED:
                 click.echo(f"these are the {_LISTED} oldest of up to {number(total)}; --limit shows more", err=True)
         return 0
@@ -66,7 +65,7 @@ class DeskCommand:
         selection = _selection(chosen)
         if stream is not None and group is not None:
             desks = [self._operator.desk(stream, group)]
-            if await self._missing(desks[0]):
+            if await self._total(desks[0]) is None:
                 return 1
         else:
             desks = await self._desks(stream)
@@ -99,12 +98,12 @@ class DeskCommand:
         self, stream: str, group: str, chosen: Mapping[str, Any], *, rate: float | None, dry_run: bool
     ) -> int:
         desk, selection = self._operator.desk(stream, group), _selection(chosen)
-        if await self._missing(desk):
+        if (total := await self._total(desk)) is None:
             return 1
         if dry_run:
             return await self._foresee(desk, selection, "redriven")
         self._verb = "redriven"
-        with self._progress(desk, await desk.count() or 0, "redriving") as progress:
+        with self._progress(desk, total, "redriving") as progress:
             await desk.redrive(selection, rate=rate, done=self._done, progress=progress)
         return self._ended(desk, selection)
 
@@ -121,7 +120,7 @@ class DeskCommand:
 
     async def drop(self, stream: str, group: str, chosen: Mapping[str, Any], *, dry_run: bool, ask: bool) -> int:
         desk, selection = self._operator.desk(stream, group), _selection(chosen)
-        if await self._missing(desk):
+        if (total := await self._total(desk)) is None:
             return 1
         if dry_run:
             return await self._foresee(desk, selection, "dropped")
@@ -130,13 +129,13 @@ class DeskCommand:
             if not click.confirm("Drop them?", err=True):
                 return 1
         self._verb = "dropped"
-        with self._progress(desk, await desk.count() or 0, "dropping") as progress:
+        with self._progress(desk, total, "dropping") as progress:
             await desk.drop(selection, done=self._done, progress=progress)
         return self._ended(desk, selection)
 
     async def export(self, stream: str, group: str, chosen: Mapping[str, Any], output: BinaryIO) -> int:
         desk, selection = self._operator.desk(stream, group), _selection(chosen)
-        if await self._missing(desk):
+        if await self._total(desk) is None:
             return 1
         async for letter, shown in desk.chosen(selection):
             raw = [base64.b64encode(part).decode() for part in letter.fields]
@@ -165,25 +164,25 @@ class DeskCommand:
     def _with_letters(self, facts: StreamFacts) -> Iterator[Desk]:
         return (self._operator.desk(facts.name, group.name) for group in facts.groups if group.beside.dead)
 
-    async def _missing(self, desk: Desk) -> bool:
-        if await desk.count() is not None:
-            return False
-        click.echo(f"Error: there is no group {name(desk.group)} on stream {name(desk.stream)}", err=True)
-        return True
+    async def _total(self, desk: Desk) -> int | None:
+        """How many letters there are; None, and said so, if there is no such group."""
+        total = await desk.count()
+        if total is None:
+            click.echo(f"Error: there is no group {name(desk.group)} on stream {name(desk.stream)}", err=True)
+        return total
 
     async def _foresee(self, desk: Desk, selection: Selection, verb: str) -> int:
         many = 0
         async for _ in desk.chosen(selection):
             many += 1
-        click.echo(f"{_letters(many)} of {name(desk.stream)}/{name(desk.group)} would be {verb}", err=verb == "dropped")
+        click.echo(f"{_letters(many)} of {label(desk)} would be {verb}", err=verb == "dropped")
         return 0 if many or not selection.ids else 1
 
     def _ended(self, desk: Desk, selection: Selection) -> int:
         gone = f"; {number(self._done.gone)} were gone meanwhile" if self._done.gone else ""
         if self._done.left:
             gone += f"; {number(self._done.left)} left, which hold no copy of an entry"
-        where = f"{name(desk.stream)}/{name(desk.group)}"
-        click.echo(f"{_letters(self._done.done)} of {where} {self._verb}{gone}")
+        click.echo(f"{_letters(self._done.done)} of {label(desk)} {self._verb}{gone}")
         return 1 if selection.ids and not self._done.done else 0
 
     @contextmanager
@@ -192,8 +191,7 @@ class DeskCommand:
         if not sys.stderr.isatty() or not total:
             yield bool
             return
-        label = f"{verb} {name(desk.stream)}/{name(desk.group)}"
-        with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+        with click.progressbar(length=total, label=f"{verb} {label(desk)}", file=sys.stderr) as bar:
             yield lambda looked: bar.update(looked - bar.pos)
 
 
@@ -225,7 +223,7 @@ def _row(letter: LetterShown) -> list[str]:
 
 def _group_row(one: LetterGroup) -> list[str]:
     return [
-        number(one.count), f"{name(one.stream)}/{name(one.group)}", clean(one.error, 40), _short(one.place),
+        number(one.count), label(one), clean(one.error, 40), _short(one.place),
         clean(one.handler or "-", 30), moment(one.last, _TIME), one.example.id,
     ]  # fmt: skip
 
@@ -260,9 +258,9 @@ def _short(place: str | None) -> str:
 
 
 def _letters(many: int) -> str:
-    return "1 dead letter" if many == 1 else f"{number(many)} dead letters"
+    return counted(many, "dead letter", "dead letters")
 
 
 def _none(desk: Desk, selection: Selection) -> str:
     these = "no dead letters" if selection.everything else "no such dead letters"
-    return f"{these} of {name(desk.stream)}/{name(desk.group)}"
+    return f"{these} of {label(desk)}"

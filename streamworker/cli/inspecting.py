@@ -6,8 +6,9 @@ import click
 import msgspec
 
 from streamworker.cli.printing import one_line, print_json
+from streamworker.ids import EntryId, written
 from streamworker.logs import clean
-from streamworker.monitoring.facts import EntryId, Observer
+from streamworker.monitoring.facts import Observer
 from streamworker.monitoring.shown import LetterShown
 from streamworker.monitoring.whereabouts import Whereabouts, whereabouts
 from streamworker.monitoring.words import moment, name, number, size, span, table
@@ -17,7 +18,7 @@ async def inspect_now(observer: Observer, stream: str, id: EntryId, *, as_json: 
     """Print all about the entry; returns the exit code."""
     found = await whereabouts(observer, stream, id)
     if found is None:
-        click.echo(f"Error: nothing knows an entry {id[0]}-{id[1]} of stream {name(stream)}", err=True)
+        click.echo(f"Error: nothing knows an entry {written(id)} of stream {name(stream)}", err=True)
         return 1
     if as_json:
         print_json(msgspec.to_builtins(found))

@@ -10,9 +10,9 @@ from streamworker.cli.looking import drained_cell, headline, lag_cell, rate
 from streamworker.cli.roster import longest_of
 from streamworker.monitoring.facts import ServerFacts
 from streamworker.monitoring.fleet import WorkerStatus, workers_of
-from streamworker.monitoring.remarks import label, remarks
+from streamworker.monitoring.remarks import remarks
 from streamworker.monitoring.status import GroupStatus, Status
-from streamworker.monitoring.words import cut, name, number, pad, span, width
+from streamworker.monitoring.words import cut, label, name, number, pad, span, width
 
 LEVELS: Final = "▁▂▃▄▅▆▇█"
 LOOKS: Final = 20

@@ -20,7 +20,7 @@ from streamworker.connect import open_publisher
 from streamworker.endpoint import Endpoint
 from streamworker.errors import ConfigError, PublishFailed, UndecodableBody
 from streamworker.logs import clean, for_terminal
-from streamworker.monitoring.words import name, number
+from streamworker.monitoring.words import entries, name, number
 from streamworker.operating.pace import Pace
 
 _BATCH: Final = 500  # lines
@@ -133,7 +133,7 @@ class FileCommand:
         return CRASHED
 
     def _count(self) -> str:
-        return "1 entry" if self._published == 1 else f"{number(self._published)} entries"
+        return entries(self._published)
 
     def _so_far(self) -> str:
         return f"{self._count()} published, {number(self._unknown)} unknown"

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from streamworker.cli.desk import whoami
-from streamworker.monitoring.words import name, number
+from streamworker.monitoring.words import entries, label, name, number
 from streamworker.operating.steering import Controls, Replayed
 
 _TOLD: Final = 2.0  # seconds between two lines of progress
@@ -18,18 +18,18 @@ _TOLD: Final = 2.0  # seconds between two lines of progress
 async def pause_now(controls: Controls, by: str | None) -> int:
     """Pause; returns the exit code."""
     if await controls.pause(by=by or whoami()):
-        click.echo(f"{_label(controls)} is paused: its workers stop reading within a second")
+        click.echo(f"{label(controls)} is paused: its workers stop reading within a second")
     else:
-        click.echo(f"{_label(controls)} was paused before")
+        click.echo(f"{label(controls)} was paused before")
     return 0
 
 
 async def resume_now(controls: Controls) -> int:
     """Resume; returns the exit code."""
     if await controls.resume():
-        click.echo(f"{_label(controls)} goes on: its workers read again within a second")
+        click.echo(f"{label(controls)} goes on: its workers read again within a second")
     else:
-        click.echo(f"{_label(controls)} was not paused")
+        click.echo(f"{label(controls)} was not paused")
     return 0
 
 
@@ -54,7 +54,7 @@ async def replay_now(
     done = await controls.replay(wanted, rate=rate, dry=dry_run, progress=progress)
     verb = "would be replayed to" if dry_run else "replayed to"
     left = f"; {number(done.pending)} pending left out" if done.pending else ""
-    click.echo(f"{_entries(done.copied)} {verb} {_label(controls)}{left}")
+    click.echo(f"{entries(done.copied)} {verb} {label(controls)}{left}")
     return 0
 
 
@@ -62,16 +62,16 @@ async def seek_now(controls: Controls, to: str, *, dry_run: bool, ask: bool) -> 
     """Seek; returns the exit code."""
     plan = await controls.plan_seek(to)
     if plan.again or plan.skipped:
-        what = f"skips {_entries(plan.skipped)}" if plan.skipped else f"is given {_entries(plan.again)} again"
+        what = f"skips {entries(plan.skipped)}" if plan.skipped else f"is given {entries(plan.again)} again"
     else:
         what = "skips and repeats nothing" if plan.exact else "skips or repeats more than 10 000 000 entries"
-    click.echo(f"{_label(controls)} has read up to {plan.now}; from {plan.then} on it {what}", err=not dry_run)
+    click.echo(f"{label(controls)} has read up to {plan.now}; from {plan.then} on it {what}", err=not dry_run)
     if dry_run:
         return 0
     if ask and not click.confirm("Go there?", err=True):
         return 1
     await controls.seek(plan)
-    click.echo(f"{_label(controls)} reads on behind {plan.then}")
+    click.echo(f"{label(controls)} reads on behind {plan.then}")
     return 0
 
 
@@ -79,13 +79,5 @@ async def claim_now(controls: Controls, consumer: str, *, force: bool) -> int:
     """Claim; returns the exit code."""
     taken = await controls.claim(consumer, force=force)
     when = "in a few seconds" if taken.how == "marked dead" else "within a second"
-    click.echo(f"{_entries(taken.pending)} of {name(consumer)} {taken.how}: the workers take them {when}")
+    click.echo(f"{entries(taken.pending)} of {name(consumer)} {taken.how}: the workers take them {when}")
     return 0
-
-
-def _label(controls: Controls) -> str:
-    return f"{name(controls.stream)}/{name(controls.group)}"
-
-
-def _entries(many: int) -> str:
-    return "1 entry" if many == 1 else f"{number(many)} entries"

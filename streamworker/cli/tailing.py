@@ -12,9 +12,10 @@ import msgspec
 
 from streamworker.cli.printing import body_of, one_line, print_json, print_line
 from streamworker.errors import Unavailable
+from streamworker.ids import EntryId
 from streamworker.logs import clean
 from streamworker.monitoring.entries import Page
-from streamworker.monitoring.facts import EntryId, Observer
+from streamworker.monitoring.facts import Observer
 from streamworker.monitoring.shown import EntryShown, LetterShown, entry_id, letter_shown, shown, why
 from streamworker.monitoring.words import moment, name
 

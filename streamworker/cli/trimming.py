@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from streamworker.cli.printing import print_json
-from streamworker.monitoring.words import name, number, size, span
+from streamworker.monitoring.words import entries, name, number, size, span
 from streamworker.operating import Operator
 from streamworker.operating.trimming import Holder, Loss, Trimmed
 from streamworker.retention import Limits
@@ -48,7 +48,7 @@ class TrimCommand:
         found = await self._foreseen(force=True)
         if not found.lost:
             return True
-        click.echo(f"--force removes {_entries(found.removed)} of {name(self._stream)}:", err=True)
+        click.echo(f"--force removes {entries(found.removed)} of {name(self._stream)}:", err=True)
         for line in _losses(found.lost, "loses"):
             click.echo(line, err=True)
         return click.confirm("Remove them?", err=True)
@@ -69,7 +69,7 @@ class TrimCommand:
     def _text(self, done: Trimmed) -> list[str]:
         verb, left = ("would remove", "would be left") if done.dry_run else ("removed", "left")
         memory = "" if done.dry_run or done.memory_bytes is None else f", {size(done.memory_bytes)}"
-        lines = [f"{name(done.stream)}: {verb} {_entries(done.removed)}, {number(done.length)} {left}{memory}"]
+        lines = [f"{name(done.stream)}: {verb} {entries(done.removed)}, {number(done.length)} {left}{memory}"]
         lines += _losses(done.lost, "would lose" if done.dry_run else "lost")
         if done.held is not None:
             lines += _held(done.stream, done.held, "would not be" if done.dry_run else "is not")
@@ -79,20 +79,16 @@ class TrimCommand:
             lines.append("a limit is not kept, though nothing more can go: what groups have pending takes memory too")
         return lines
 
-    def _removed(self, entries: int) -> None:
-        self._progress(f"removed {_entries(entries)} so far")
+    def _removed(self, many: int) -> None:
+        self._progress(f"removed {entries(many)} so far")
 
-    def _counted(self, entries: int) -> None:
-        self._progress(f"counted {_entries(entries)} so far")
+    def _counted(self, many: int) -> None:
+        self._progress(f"counted {entries(many)} so far")
 
     def _progress(self, text: str) -> None:
         if monotonic() - self._told >= _QUIET:
             self._told = monotonic()
             click.echo(text, err=True)
-
-
-def _entries(many: int) -> str:
-    return "1 entry" if many == 1 else f"{number(many)} entries"
 
 
 def _losses(lost: tuple[Loss, ...], verb: str) -> list[str]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from streamworker.cli.options import option, redis_file_option, redis_option
 
 if TYPE_CHECKING:
     from streamworker.endpoint import Endpoint
-    from streamworker.monitoring.facts import Observer
     from streamworker.operating import Operator
+    from streamworker.redisbroker.observer import RedisObserver
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closable)
 
 json_option = option("--json", "as_json", is_flag=True, help="One JSON object a line, with names that stay.")
 
@@ -24,29 +31,31 @@ def server_options(command: F) -> F:
     return redis_option(redis_file_option(command))
 
 
-@asynccontextmanager
-async def observing(redis: str | None, redis_file: Path | None) -> AsyncIterator[tuple[Observer, Endpoint]]:
+def observing(
+    redis: str | None, redis_file: Path | None
+) -> AbstractAsyncContextManager[tuple[RedisObserver, Endpoint]]:
     """Somebody who looks at the server that the options name, and where that is."""
-    from streamworker.cli.choosing import chosen  # noqa: PLC0415  (--help loads nothing)
-    from streamworker.connect import open_observer  # noqa: PLC0415
+    from streamworker.connect import open_observer  # noqa: PLC0415  (--help loads nothing)
 
-    with chosen(redis, redis_file) as where:
-        observer = await open_observer(where.url)
-        try:
-            yield observer, where
-        finally:
-            await observer.close()
+    return _connected(redis, redis_file, open_observer)
+
+
+def steering(redis: str | None, redis_file: Path | None) -> AbstractAsyncContextManager[tuple[Operator, Endpoint]]:
+    """Somebody who steers the server that the options name, and where that is."""
+    from streamworker.connect import open_operator  # noqa: PLC0415  (--help loads nothing)
+
+    return _connected(redis, redis_file, open_operator)
 
 
 @asynccontextmanager
-async def steering(redis: str | None, redis_file: Path | None) -> AsyncIterator[tuple[Operator, Endpoint]]:
-    """Somebody who steers the server that the options name, and where that is."""
+async def _connected(
+    redis: str | None, redis_file: Path | None, opened: Callable[[str], Awaitable[C]]
+) -> AsyncIterator[tuple[C, Endpoint]]:
     from streamworker.cli.choosing import chosen  # noqa: PLC0415  (--help loads nothing)
-    from streamworker.connect import open_operator  # noqa: PLC0415
 
     with chosen(redis, redis_file) as where:
-        operator = await open_operator(where.url)
+        one = await opened(where.url)
         try:
-            yield operator, where
+            yield one, where
         finally:
-            await operator.close()
+            await one.close()

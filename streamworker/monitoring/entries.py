@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamworker.monitoring.facts import EntryId, Oldest
+from streamworker.ids import EntryId
+from streamworker.monitoring.facts import Oldest
 from streamworker.monitoring.marks import UNMARKED, Marks
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from streamworker.errors import BrokerError
+from streamworker.ids import EntryId
 
 if TYPE_CHECKING:
     from streamworker.monitoring.entries import Page, Sighting
-
-EntryId: TypeAlias = tuple[int, int]
-"""Milliseconds and sequence number; compares as the server compares ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamworker.logs import clean
 from streamworker.monitoring.status import GroupStatus, Status, StreamStatus
-from streamworker.monitoring.words import name, number, size, span
+from streamworker.monitoring.words import label, name, number, size, span
 
 _GREW = 1.5
 _ABOUT_ONE = 1.02
@@ -39,11 +39,6 @@ def exceeded(status: Status, limits: Limits) -> list[str]:
     for group in status.groups:
         found += (f"{label(group)}: {text}" for text in _exceeded(group, limits))
     return found
-
-
-def label(group: GroupStatus) -> str:
-    """``orders/billing``."""
-    return f"{name(group.stream)}/{name(group.group)}"
 
 
 def _of_stream(stream: StreamStatus) -> Iterator[str]:

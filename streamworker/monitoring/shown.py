@@ -8,10 +8,10 @@ from typing import Final, Literal
 
 import msgspec
 
+from streamworker.ids import EntryId
 from streamworker.logs import clean
 from streamworker.message import field, headers_of
 from streamworker.monitoring.entries import Letter
-from streamworker.monitoring.facts import EntryId
 
 _CLASS: Final = re.compile(r"[\w.]+")
 _FRAME: Final = re.compile(r'  File "(.+)", line (\d+), in (.+)$')

@@ -10,7 +10,8 @@ import msgspec
 
 from streamworker.errors import BrokerError
 from streamworker.identity import SUFFIX
-from streamworker.monitoring.facts import ConsumerFacts, EntryId, GroupFacts, Observer, Oldest, StreamFacts
+from streamworker.ids import EntryId
+from streamworker.monitoring.facts import ConsumerFacts, GroupFacts, Observer, Oldest, StreamFacts
 from streamworker.monitoring.position import MOST_COUNTED, Lag, lag_of, trimmed_of
 from streamworker.monitoring.status import (
     ConsumerStatus,

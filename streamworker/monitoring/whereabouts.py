@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from streamworker.errors import BrokerError, Unavailable
+from streamworker.ids import EntryId, written
 from streamworker.monitoring.entries import Due, Letter, Sighting, Trace, Waiting
-from streamworker.monitoring.facts import EntryId, Observer
+from streamworker.monitoring.facts import Observer
 from streamworker.monitoring.shown import EntryShown, LetterShown, letter_shown, shown, why
 from streamworker.monitoring.snapshots import age
 from streamworker.monitoring.words import name, span
@@ -79,15 +80,14 @@ async def whereabouts(observer: Observer, stream: str, id: EntryId) -> Whereabou
         seen = await observer.find(stream, id, await _gone(observer, stream) if seen.entry is None else ())
     if seen.entry is None and not any(trace.found for trace in seen.traces):
         return None
-    written = f"{id[0]}-{id[1]}"
     fields = seen.entry.fields if seen.entry is not None else _kept(seen)
     words = [word.decode(errors="backslashreplace") for word in fields or ()]
     return Whereabouts(
         stream=stream,
-        id=written,
+        id=written(id),
         in_stream=seen.entry is not None,
         age_seconds=age(id, seen.now),
-        entry=None if fields is None else shown(written, fields),
+        entry=None if fields is None else shown(written(id), fields),
         fields=tuple(zip(words[::2], words[1::2], strict=False)),
         groups=tuple(_place(trace, seen, id) for trace in seen.traces),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 from streamworker.logs import clean
 
@@ -20,6 +20,31 @@ def number(value: float | None) -> str:
     if isinstance(value, int) or value >= 10 or value == 0:
         return f"{round(value):,}".replace(",", " ")
     return f"{value:.1f}"
+
+
+def counted(many: int, one: str, more: str) -> str:
+    """``1 entry``, ``104 233 entries``."""
+    return f"{number(many)} {one if many == 1 else more}"
+
+
+class OfGroup(Protocol):
+    """What belongs to a group on a stream."""
+
+    @property
+    def stream(self) -> str: ...
+
+    @property
+    def group(self) -> str: ...
+
+
+def label(one: OfGroup) -> str:
+    """``orders/billing``."""
+    return f"{name(one.stream)}/{name(one.group)}"
+
+
+def entries(many: int) -> str:
+    """``1 entry``, ``104 233 entries``."""
+    return counted(many, "entry", "entries")
 
 
 def size(value: float | None) -> str:

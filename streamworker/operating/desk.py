@@ -10,8 +10,9 @@ from typing import Final, Protocol
 import msgspec
 
 from streamworker.errors import ConfigError
+from streamworker.ids import EntryId
 from streamworker.monitoring.entries import Letter
-from streamworker.monitoring.facts import EntryId, Observer, StreamFacts
+from streamworker.monitoring.facts import Observer, StreamFacts
 from streamworker.monitoring.shown import LetterShown, entry_id, error_type, letter_shown
 from streamworker.operating.conditions import Condition, condition
 from streamworker.operating.pace import Pace

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from streamworker.errors import ConfigError
-from streamworker.monitoring.facts import EntryId, StreamFacts
+from streamworker.ids import MAX_SEQUENCE, EntryId, below
+from streamworker.monitoring.facts import StreamFacts
 from streamworker.monitoring.shown import entry_id
 
 Place: TypeAlias = str
 """``beginning``, ``end``, an entry's id, a date and time (UTC unless it says otherwise), or how long ago: ``2h``."""
 
-MAX_SEQUENCE: Final = 2**64 - 1
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _SPAN: Final = re.compile(r"([0-9]+(?:[.][0-9]+)?)(ms|[smhdw])")
 
@@ -34,10 +34,7 @@ def behind(place: Place, stream: StreamFacts) -> EntryId:
     """The id behind which a group reads that is to be given the entry at this place next; at the end, nothing old."""
     if place == "end":
         return stream.last_generated
-    milliseconds, sequence = from_(place, stream)
-    if sequence > 0:
-        return milliseconds, sequence - 1
-    return (milliseconds - 1, MAX_SEQUENCE) if milliseconds > 0 else (0, 0)
+    return below(from_(place, stream))
 
 
 def seconds_of(text: str) -> float | None:

@@ -10,7 +10,8 @@ from typing import Final, Protocol
 import msgspec
 
 from streamworker.errors import ConfigError
-from streamworker.monitoring.facts import EntryId, GroupFacts, Observer, StreamFacts
+from streamworker.ids import EntryId, parse_id, written
+from streamworker.monitoring.facts import GroupFacts, Observer, StreamFacts
 from streamworker.monitoring.snapshots import status
 from streamworker.operating.pace import Pace
 from streamworker.operating.places import Place, behind, from_, upto
@@ -238,8 +239,8 @@ class Controls:
         ]
         position = None if stream.added is None or after is None else max(0, stream.added - after)
         return SeekPlan(
-            now=_written(group.last_delivered),
-            then=_written(then),
+            now=written(group.last_delivered),
+            then=written(then),
             again=between[0] or 0,
             skipped=between[1] or 0,
             exact=None not in between,
@@ -252,7 +253,7 @@ class Controls:
         Raises:
             ConfigError: there is no such group (any more), or it would go back over what is pending.
         """
-        now, then = (_parsed(plan.now), _parsed(plan.then))
+        now, then = (parse_id(plan.now), parse_id(plan.then))
         sought = await self._steering.seek(self.stream, self.group, then, plan.position, back=then < now)
         if sought is None:
             raise self._missing()
@@ -307,12 +308,3 @@ class Controls:
 
     def _missing(self) -> ConfigError:
         return ConfigError(f"there is no group {self.group!r} on stream {self.stream!r}")
-
-
-def _written(id: EntryId) -> str:
-    return f"{id[0]}-{id[1]}"
-
-
-def _parsed(text: str) -> EntryId:
-    milliseconds, _, sequence = text.partition("-")
-    return int(milliseconds), int(sequence)

@@ -7,9 +7,9 @@ from typing import Final
 
 from streamworker.errors import BrokerError, GroupMissing
 from streamworker.handler import Start
+from streamworker.ids import parse_id
 from streamworker.message import Delivery
 from streamworker.redisbroker.join import starting_place
-from streamworker.redisbroker.keys import parse_id
 from streamworker.redisbroker.link import Link
 from streamworker.redisbroker.reader import ReplySize, sized
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from streamworker.errors import NotPermitted, WrongType
+from streamworker.ids import EntryId, below, parse_id, written
 from streamworker.monitoring.entries import Due, Entry, Letter, Page, Sighting, Trace, Waiting
-from streamworker.monitoring.facts import EntryId, Oldest
+from streamworker.monitoring.facts import Oldest
 from streamworker.monitoring.marks import parted
 from streamworker.redisbroker import scripts
 from streamworker.redisbroker.asking import Asking, decoded, encoded
-from streamworker.redisbroker.keys import Keys, just_below, parse_id
+from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.packing import unpack
 from streamworker.redisbroker.reader import ReplySize, sized
 
@@ -43,11 +44,11 @@ class Finder:
             last = parse_id(page[-1][0])
             if left <= 0:
                 return last
-            place = just_below(*last)
+            place = written(below(last))
 
     async def page(self, stream: str, after: EntryId, most: int, dead_of: str | None) -> Page:
         """See ``facts.Observer``."""
-        arguments = (f"{after[0]}-{after[1]}", self._size.count(min(most, _PAGE)))
+        arguments = (written(after), self._size.count(min(most, _PAGE)))
         exists, generated, entries = await self._asking.script(
             stream, scripts.PAGE, (_key(stream, dead_of),), arguments
         )
@@ -63,8 +64,7 @@ class Finder:
 
     async def find(self, stream: str, id: EntryId, also: Collection[str]) -> Sighting:
         """See ``facts.Observer``."""
-        written = f"{id[0]}-{id[1]}"
-        seen = await self._asking.script(stream, scripts.FIND, (encoded(stream),), (written,))
+        seen = await self._asking.script(stream, scripts.FIND, (encoded(stream),), (written(id),))
         now, exists, fields, groups = seen[0] / 1000, bool(seen[1]), seen[2], seen[3]
         traces = [
             Trace(group=decoded(group), last_delivered=parse_id(last), pending=oldest_of(pending))
@@ -73,7 +73,7 @@ class Finder:
         traces += [Trace(group=gone, exists=False) for gone in sorted(set(also) - {trace.group for trace in traces})]
         for at, trace in enumerate(traces):
             traces[at] = await self._beside(stream, trace, id, now)
-        entry = Entry(id=written, fields=fields) if fields is not None else None
+        entry = Entry(id=written(id), fields=fields) if fields is not None else None
         return Sighting(now=now, exists=exists, entry=entry, traces=tuple(traces))
 
     async def _beside(self, stream: str, trace: Trace, id: EntryId, now: float) -> Trace:
@@ -102,7 +102,7 @@ class Finder:
         found: dict[bytes, bytes] = {}
         cursor = b"0"
         while True:
-            pattern = f"{id[0]}-{id[1]} *"
+            pattern = f"{written(id)} *"
             words = ("ZSCAN", keys.delayed, cursor, "MATCH", pattern, "COUNT", _SCANNED)
             cursor, flat = await self._asking.command(stream, *words)
             found |= zip(flat[::2], flat[1::2], strict=True)
@@ -122,7 +122,7 @@ class Finder:
         place: bytes | str | None = start
         looked = 0
         while place is not None and looked < MOST_SEARCHED:
-            arguments = (f"{id[0]}-{id[1]}", group, place, _PAGE)
+            arguments = (written(id), group, place, _PAGE)
             many, place, copies = await self._asking.script(stream, scripts.COPIES, (key,), arguments)
             looked += many
             found += copies

@@ -8,8 +8,9 @@ from typing import Any, Final
 from streamworker.broker import Joined
 from streamworker.errors import BrokerError, GroupMissing
 from streamworker.handler import Start
+from streamworker.ids import below, parse_id, written
 from streamworker.redisbroker import scripts
-from streamworker.redisbroker.keys import MAX_SEQUENCE, Keys, just_below, parse_id
+from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Link
 
 # A script builds the entries that it counts, and holds up the whole server meanwhile.
@@ -63,8 +64,8 @@ def starting_place(start: Start, last: str) -> str:
         return last
     if isinstance(start, datetime):
         milliseconds = int(start.timestamp() * 1000)
-        return f"{milliseconds - 1}-{MAX_SEQUENCE}" if milliseconds > 0 else "0-0"
-    return just_below(*parse_id(start))
+        return written(below((milliseconds, 0)))
+    return written(below(parse_id(start)))
 
 
 async def _exists(link: Link, stream: bytes, group: str) -> bool:

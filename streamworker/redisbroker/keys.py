@@ -1,10 +1,8 @@
-"""Names of the keys we keep beside a stream, all in the stream's own hash slot, and arithmetic on entry ids."""
+"""Names of the keys we keep beside a stream, all in the stream's own hash slot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-MAX_SEQUENCE = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +66,3 @@ def owner_of(key: str) -> tuple[str, str] | None:
 def _has_tag(name: str) -> bool:
     opening = name.find("{")
     return opening >= 0 and name.find("}", opening + 1) > opening + 1
-
-
-def parse_id(entry_id: bytes | str) -> tuple[int, int]:
-    """``b"123-4"`` as ``(123, 4)``, which compares as Redis does; a missing sequence is 0."""
-    text = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
-    milliseconds, _, sequence = text.partition("-")
-    return int(milliseconds), int(sequence or 0)
-
-
-def just_below(milliseconds: int, sequence: int) -> str:
-    """The greatest id that is smaller; ``0-0`` for the smallest one."""
-    if sequence > 0:
-        return f"{milliseconds}-{sequence - 1}"
-    return f"{milliseconds - 1}-{MAX_SEQUENCE}" if milliseconds > 0 else "0-0"

@@ -9,19 +9,13 @@ from typing import Any, Final
 
 from streamworker.errors import BrokerError, NotPermitted, Unavailable
 from streamworker.identity import SUFFIX
+from streamworker.ids import EntryId, parse_id, written
 from streamworker.monitoring.entries import Page, Sighting
-from streamworker.monitoring.facts import (
-    Beside,
-    ConsumerFacts,
-    EntryId,
-    GroupFacts,
-    ServerFacts,
-    StreamFacts,
-)
+from streamworker.monitoring.facts import Beside, ConsumerFacts, GroupFacts, ServerFacts, StreamFacts
 from streamworker.redisbroker import scripts
 from streamworker.redisbroker.asking import Asking, decoded, encoded
 from streamworker.redisbroker.finder import Finder, oldest_of
-from streamworker.redisbroker.keys import Keys, owner_of, parse_id
+from streamworker.redisbroker.keys import Keys, owner_of
 from streamworker.redisbroker.link import Link
 from streamworker.redisbroker.scripts.observing import MOST_CONSUMERS
 from streamworker.redisbroker.settler import exchange
@@ -86,10 +80,10 @@ class RedisObserver:
     async def count(self, stream: str, after: EntryId, upto: EntryId, most: int) -> int | None:
         if after >= upto:
             return 0
-        place, total = _written(after), 0
+        place, total = written(after), 0
         while total <= most:
             count, last = await self._asking.script(
-                stream, scripts.COUNT, (encoded(stream),), (place, _written(upto), _COUNT_PAGE)
+                stream, scripts.COUNT, (encoded(stream),), (place, written(upto), _COUNT_PAGE)
             )
             total += int(count)
             if int(count) < _COUNT_PAGE:
@@ -204,10 +198,6 @@ def _with(group: GroupFacts, beside: Beside) -> GroupFacts:
 
 def _id(found: bytes | None) -> EntryId | None:
     return parse_id(found) if found is not None else None
-
-
-def _written(id: EntryId) -> str:
-    return f"{id[0]}-{id[1]}"
 
 
 def _time(found: bytes | None) -> float | None:

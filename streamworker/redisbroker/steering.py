@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamworker.monitoring.facts import EntryId
+from streamworker.ids import EntryId, parse_id, written
 from streamworker.operating.steering import Range, Replayed, Sought
 from streamworker.redisbroker import scripts
 from streamworker.redisbroker.asking import Asking, decoded, encoded
-from streamworker.redisbroker.keys import Keys, parse_id
+from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.reader import MOVE_BYTES
 
 _LOOKED: Final = 1000  # entries a call
@@ -30,13 +30,13 @@ class RedisSteering:
         return None if place is None else decoded(place).removeprefix("(")
 
     async def replay(self, stream: str, group: str, wanted: Range, most: int) -> Replayed:
-        return await self._replay(stream, group, wanted, _written(wanted.first), most, 1)
+        return await self._replay(stream, group, wanted, written(wanted.first), most, 1)
 
     async def forget(self, stream: str, group: str, wanted: Range) -> None:
         await self._asking.command(stream, "HDEL", Keys.of(stream, group).consumers, _place(wanted))
 
     async def count(self, stream: str, group: str, wanted: Range, at: str | None) -> Replayed:
-        return await self._replay(stream, group, wanted, at or _written(wanted.first), _LOOKED, 0)
+        return await self._replay(stream, group, wanted, at or written(wanted.first), _LOOKED, 0)
 
     async def _replay(self, stream: str, group: str, wanted: Range, start: str, most: int, real: int) -> Replayed:
         keys = Keys.of(stream, group)
@@ -45,7 +45,7 @@ class RedisSteering:
             scripts.REPLAY,
             (keys.stream, keys.retry, keys.consumers),
             (
-                group, _place(wanted), start, _written(wanted.last), _LOOKED, most, MOVE_BYTES,
+                group, _place(wanted), start, written(wanted.last), _LOOKED, most, MOVE_BYTES,
                 "" if wanted.type is None else f"={wanted.type}", real,
             ),
         )  # fmt: skip
@@ -54,7 +54,7 @@ class RedisSteering:
     async def seek(
         self, stream: str, group: str, behind: EntryId, position: int | None, *, back: bool
     ) -> Sought | None:
-        arguments = (group, _written(behind), "" if position is None else position, int(back))
+        arguments = (group, written(behind), "" if position is None else position, int(back))
         reply = await self._asking.script(stream, scripts.SEEK, (encoded(stream),), arguments)
         if not reply:
             return None
@@ -71,14 +71,10 @@ class RedisSteering:
         await self._asking.command(stream, "HSET", Keys.of(stream, group).consumers, consumer, "dead")
 
 
-def _written(id: EntryId) -> str:
-    return f"{id[0]}-{id[1]}"
-
-
 def _place(wanted: Range) -> str:
     """Under which name a replay keeps where it is.
 
     The end is no part of it: "up to what was read" is another entry each time, and whoever goes on to another end has
     been given all up to that place.
     """
-    return f"replay {_written(wanted.first)} {wanted.type or ''}"
+    return f"replay {written(wanted.first)} {wanted.type or ''}"

@@ -28,11 +28,6 @@ def server_kind() -> str:
     return "valkey-9.1"
 
 
-@pytest.fixture
-def watched(redis: Redis, stream: str) -> Watched:
-    return Watched(redis, stream, "billing")
-
-
 class Gateway:
     """A handler that fails for three reasons until it is mended, and what it was given after that."""
 

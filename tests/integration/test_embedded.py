@@ -10,13 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 import redis
 
+from tests.waiting import wait_until_sync
+
+PATIENCE = 15.0  # seconds
 PROGRAM = """
 import signal, sys
 from streamworker.endpoint import endpoint
@@ -27,13 +30,6 @@ with endpoint(None) as found:
     {inside}
     sys.stdin.read()
 """
-
-
-def wait_until(what: str, look: Callable[[], object], patience: float = 15.0) -> None:
-    end = time.monotonic() + patience
-    while not look():
-        assert time.monotonic() < end, f"not within {patience} s: {what}"
-        time.sleep(0.01)
 
 
 def ask(url: str, *command: str) -> Any:
@@ -174,7 +170,7 @@ def running(folder: Path) -> Iterator[Project]:
         project.close_users()
         left = project.servers()
         try:
-            wait_until("the server and its watcher are gone", project.nothing_runs)
+            wait_until_sync(project.nothing_runs, PATIENCE, "the server and its watcher are gone")
         finally:
             for pid in set(left) & set(project.servers()):
                 os.kill(pid, signal.SIGKILL)
@@ -203,7 +199,7 @@ class server_in:
 
     def __enter__(self) -> str:
         url = f"redis://127.0.0.1:{self.port}/0"
-        wait_until("the other server answers", lambda: answers(url))
+        wait_until_sync(lambda: answers(url), PATIENCE, "the other server answers")
         return url
 
     def __exit__(self, *_: object) -> None:
@@ -240,7 +236,7 @@ def test_the_server_is_gone_soon_after_its_last_user_has_left(project: Project) 
     user = project.user()
     assert answers(user.url)
     user.leave()
-    wait_until("the server is gone", project.nothing_runs, patience=2)
+    wait_until_sync(project.nothing_runs, 2, "the server is gone")
 
 
 def test_the_server_is_gone_soon_after_its_last_user_was_killed(project: Project) -> None:
@@ -248,7 +244,7 @@ def test_the_server_is_gone_soon_after_its_last_user_was_killed(project: Project
     assert all(answers(user.url) for user in users)
     for user in users:
         user.kill()
-    wait_until("the server is gone", project.nothing_runs, patience=2)
+    wait_until_sync(project.nothing_runs, 2, "the server is gone")
 
 
 def test_the_server_stays_as_long_as_one_user_does(project: Project) -> None:
@@ -263,7 +259,7 @@ def test_data_survives_to_the_next_start(project: Project) -> None:
     user = project.user()
     ids = [ask(user.url, "XADD", "orders", "*", "data", str(number)) for number in range(100)]
     user.kill()
-    wait_until("the server is gone", project.nothing_runs)
+    wait_until_sync(project.nothing_runs, PATIENCE, "the server is gone")
     entries = ask(project.user().url, "XRANGE", "orders", "-", "+")
     assert [entry for entry, _ in entries] == ids
 
@@ -281,9 +277,9 @@ def test_a_user_that_comes_while_the_server_is_going_gets_a_new_one(project: Pro
     [old] = project.servers()
     os.kill(old, signal.SIGSTOP)  # it will take its time
     first.kill()
-    wait_until("the watcher stops the server", project.is_being_stopped)
+    wait_until_sync(project.is_being_stopped, PATIENCE, "the watcher stops the server")
     second = project.user()
-    wait_until("the second user waits", lambda: "users.lock" in opened_by(second.process.pid))
+    wait_until_sync(lambda: "users.lock" in opened_by(second.process.pid), PATIENCE, "the second user waits")
     os.kill(old, signal.SIGCONT)
     assert ask(second.url, "GET", "key") == "value"
     assert project.servers() != [old]
@@ -310,7 +306,7 @@ def test_a_server_that_hangs_is_killed_when_its_last_user_has_left(project: Proj
     assert answers(user.url)
     os.kill(project.servers()[0], signal.SIGSTOP)
     user.leave()
-    wait_until("the server is gone", project.nothing_runs)
+    wait_until_sync(project.nothing_runs, PATIENCE, "the server is gone")
 
 
 def test_a_server_that_was_killed_comes_back_where_its_users_look_for_it(project: Project) -> None:
@@ -318,7 +314,7 @@ def test_a_server_that_was_killed_comes_back_where_its_users_look_for_it(project
     ask(user.url, "SET", "key", "value")
     [old] = project.servers()
     os.kill(old, signal.SIGKILL)
-    wait_until("it answers again", lambda: answers(user.url))
+    wait_until_sync(lambda: answers(user.url), PATIENCE, "it answers again")
     assert ask(user.url, "GET", "key") == "value"
     assert project.servers() != [old]
     assert project.user().url == user.url
@@ -329,7 +325,7 @@ def test_a_server_goes_with_its_watcher_and_the_next_user_brings_it_back_for_all
     ask(first.url, "SET", "key", "value")
     [watcher] = project.watchers()
     os.kill(watcher, signal.SIGKILL)
-    wait_until("the server is gone", project.nothing_runs, patience=2)
+    wait_until_sync(project.nothing_runs, 2, "the server is gone")
     second = project.user()
     assert ask(second.url, "GET", "key") == "value"
     assert second.url == first.url
@@ -385,9 +381,9 @@ def test_a_state_that_makes_no_sense_is_replaced(project: Project, state: str) -
 
 def test_a_user_that_is_killed_while_it_starts_the_server_leaves_nothing_behind(project: Project) -> None:
     user = project.user()
-    wait_until("something was started", project._processes)
+    wait_until_sync(project._processes, PATIENCE, "something was started")
     user.kill()
-    wait_until("all of it is gone", project.nothing_runs, patience=2)
+    wait_until_sync(project.nothing_runs, 2, "all of it is gone")
     assert answers(project.user().url)
 
 
@@ -411,7 +407,7 @@ def test_a_program_that_a_user_started_does_not_keep_the_server(project: Project
     pid = int(user.process.stdout.readline())
     try:
         user.kill()
-        wait_until("the server is gone", project.nothing_runs, patience=2)
+        wait_until_sync(project.nothing_runs, 2, "the server is gone")
         os.kill(pid, 0)
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -421,7 +417,7 @@ def test_signals_that_the_first_user_blocks_still_end_the_server(project: Projec
     user = project.user(before="signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())")
     assert answers(user.url)
     user.kill()
-    wait_until("the server is gone", project.nothing_runs, patience=2)
+    wait_until_sync(project.nothing_runs, 2, "the server is gone")
 
 
 def test_the_server_keeps_what_it_is_given_and_listens_on_loopback_alone(project: Project) -> None:
@@ -446,7 +442,7 @@ def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(projec
     assert "does not start" in text
     assert "appendonlydir" in text.partition("does not start")[2]
     assert_names_the_ways(text)
-    wait_until("nothing is left running", project.nothing_runs)
+    wait_until_sync(project.nothing_runs, PATIENCE, "nothing is left running")
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(project: Project) -> None:

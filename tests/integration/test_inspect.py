@@ -33,11 +33,6 @@ def server_kind() -> str:
     return "valkey-9.1"
 
 
-@pytest.fixture
-def watched(redis: Redis, stream: str) -> Watched:
-    return Watched(redis, stream, "billing")
-
-
 async def inspect(*words: str, url: str, **options: Any) -> Said:
     return await asyncio.to_thread(call, "inspect", *words, url=url, **options)
 

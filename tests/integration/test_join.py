@@ -18,9 +18,10 @@ from redis.crc import key_slot
 from streamworker.broker import Beat, Joined
 from streamworker.errors import BrokerError, WrongType
 from streamworker.handler import Start
+from streamworker.ids import MAX_SEQUENCE, below, parse_id, written
 from streamworker.redisbroker.broker import topology_of
 from streamworker.redisbroker.join import join, starting_place
-from streamworker.redisbroker.keys import MAX_SEQUENCE, Keys, just_below, parse_id
+from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Link
 from streamworker.redisbroker.pulse import RedisPulse
 from tests.running import Watched
@@ -194,14 +195,14 @@ async def test_a_key_that_is_no_stream_is_told_as_such(link: Link, watched: Watc
 @example(datetime(2023, 11, 14, 22, 13, 20, 1000, tzinfo=UTC))
 def test_a_datetime_begins_with_the_first_entry_of_its_millisecond(start: datetime) -> None:
     milliseconds = (start - EPOCH) // timedelta(milliseconds=1)
-    assert starting_place(start, "0-0") == just_below(milliseconds, 0)
+    assert starting_place(start, "0-0") == written(below((milliseconds, 0)))
 
 
 @given(st.integers(0, 2**60), st.integers(0, MAX_SEQUENCE))
 def test_nothing_lies_between_an_id_and_the_one_just_below(milliseconds: int, sequence: int) -> None:
     assume((milliseconds, sequence) > (0, 0))
-    below = parse_id(just_below(milliseconds, sequence))
-    following = (below[0], below[1] + 1) if below[1] < MAX_SEQUENCE else (below[0] + 1, 0)
+    lower = parse_id(written(below((milliseconds, sequence))))
+    following = (lower[0], lower[1] + 1) if lower[1] < MAX_SEQUENCE else (lower[0] + 1, 0)
     assert following == (milliseconds, sequence)
 
 

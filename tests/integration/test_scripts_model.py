@@ -27,10 +27,11 @@ from redis.asyncio import Redis
 from streamworker.broker import Beat, Dead, Settlement, Suspect
 from streamworker.errors import BrokerError, Refused, WrongType
 from streamworker.handler import Group
+from streamworker.ids import below, parse_id, written
 from streamworker.message import Delivery
 from streamworker.redisbroker import scripts
 from streamworker.redisbroker.broker import RedisBroker
-from streamworker.redisbroker.keys import Keys, just_below, parse_id
+from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Script
 from streamworker.redisbroker.packing import pack
 from streamworker.redisbroker.reader import RedisGroupReader
@@ -305,7 +306,7 @@ class ScriptsAndModel(RuleBasedStateMachine):
         flat, names = self.raw.run(scripts.BEAT, keys, (GROUP, me, value))
         lowest = min(map(parse_id, self.main.pending), default=None)
         self.hash[me.encode()] = value
-        self.hash[b"floor"] = self.last_delivered if lowest is None else just_below(*lowest).encode()
+        self.hash[b"floor"] = self.last_delivered if lowest is None else written(below(lowest)).encode()
         owners = [sorted({held.owner for held in stream.pending.values()}) for stream in (self.main, self.retry)]
         assert self._told(flat) == self.hash
         assert [name.decode() for name in names] == owners[0] + owners[1]

@@ -41,11 +41,6 @@ def server_kind() -> str:
     return "valkey-9.1"
 
 
-@pytest.fixture
-def watched(redis: Redis, stream: str) -> Watched:
-    return Watched(redis, stream, "billing")
-
-
 class Billing:
     """An app that counts what it is given."""
 

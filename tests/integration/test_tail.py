@@ -36,11 +36,6 @@ def server_kind() -> str:
     return "valkey-9.1"
 
 
-@pytest.fixture
-def watched(redis: Redis, stream: str) -> Watched:
-    return Watched(redis, stream, "billing")
-
-
 async def tail(*words: str, url: str, **options: Any) -> Said:
     """``streamworker tail …`` that ends by itself."""
     return await asyncio.to_thread(call, "tail", *words, "--no-follow", url=url, **options)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from streamworker import App, PublishError
-from streamworker.redisbroker.keys import parse_id
+from streamworker.ids import parse_id
 from tests.faults.server.fleet import Fleet
 from tests.running import on_all_servers
 from tests.servers import Server
