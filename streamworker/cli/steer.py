@@ -164,7 +164,8 @@ def seek(
 def claim(stream: str, group: str, consumer: str, force: bool, redis: str | None, redis_file: Path | None) -> None:
     """Let the workers of GROUP take what CONSUMER holds now, instead of waiting until it is taken for dead.
 
-    For consumers that will not come back, of workers that were killed and of other programs. 'workers --all' and
+    For consumers that will not come back, of workers that were killed and of other programs. A worker counts as alive
+    until its lease is over. 'workers --all' and
     'status --json' name them.
 
     \b

@@ -165,6 +165,21 @@ async def test_an_edited_letter_is_handled_as_edited_and_keeps_what_it_was(
     assert (gateway.messages[0].id, gateway.messages[0].headers) == (id, {"fixed": "yes"})
 
 
+async def test_who_edited_a_letter_and_what_it_was_is_kept_also_when_it_fails_again(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    gateway = Gateway(stream)
+    await fill(redis, stream, gateway, admin_url, 1)
+    (before,) = await watched.letters()
+    id = before.facts["sw-id"]
+    await dead("edit", stream, "billing", id, "--set", 'data={"n": 1}', "--by", "alice", url=admin_url)
+    assert (await dead("redrive", stream, "billing", id, url=admin_url)).code == 0
+    await burst(gateway.app, url=admin_url)
+    (shown,) = (await dead("show", stream, "billing", id, "--json", url=admin_url)).objects
+    assert shown["error"] == "ValueError: bad amount 1"
+    assert (shown["redriven"], shown["was"], "by alice: data" in shown["edited"]) == (1, {"data": '{"n": 0}'}, True)
+
+
 async def test_what_cannot_be_edited_is_said(redis: Redis, admin_url: str, stream: str) -> None:
     await fill(redis, stream, Gateway(stream), admin_url, 1)
     ours = await dead("edit", stream, "billing", "1-1", "--set", "sw-id=5", url=admin_url)

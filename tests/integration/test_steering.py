@@ -20,6 +20,7 @@ from streamworker.operating.places import behind, from_, upto
 from tests.commands import Said, call, command
 from tests.conftest import ProgramOf
 from tests.running import Watched, burst, on_all_servers, working
+from tests.servers import Server
 from tests.waiting import wait_until
 
 COUNTING = """
@@ -31,6 +32,18 @@ app = App("billing")
 @app.on({stream!r})
 async def charge(body: dict) -> None:
     journal("handled", body["n"])
+"""
+SLOW = """
+import asyncio
+from streamworker import App
+
+app = App("billing", lease=2.0)
+
+
+@app.on({stream!r})
+async def charge(body: dict) -> None:
+    journal("starts", body["n"])
+    await asyncio.sleep(600)
 """
 NOTHING_COMES = 1.5  # seconds: three turns of a worker
 
@@ -245,6 +258,69 @@ async def test_a_claim_gives_what_a_consumer_holds_to_the_workers_at_once(
     assert {message.deliveries for message in billing.messages} == {2}
     unknown = await steer("claim", stream, "billing", "nobody", url=admin_url)
     assert (unknown.code, "has no consumer 'nobody'" in unknown.err) == (2, True)
+
+
+@on_all_servers
+async def test_a_claim_from_a_worker_that_was_killed_marks_it_dead_and_the_next_one_takes_over(
+    redis: Redis, admin_url: str, stream: str, program: ProgramOf, watched: Watched
+) -> None:
+    dying = program(SLOW.format(stream=stream), url=admin_url)
+    await publish(redis, stream, range(5))
+    await wait_until(lambda: len(dying.journal) == 5, 20, lambda: f"it works\n{dying.log}")
+    (member,) = [name for name in await watched.consumers() if name != "released"]
+    alive = await steer("claim", stream, "billing", member, url=admin_url)
+    assert (alive.code, "is alive" in alive.err) == (2, True)
+    dying.sigkill()
+    await dying.ended()
+    await wait_until(lambda: _is_silent(admin_url, stream, member), 20, "its lease is over")
+    said = await steer("claim", stream, "billing", member, url=admin_url)
+    assert said.out == f"5 entries of {member} marked dead: the workers take them in a few seconds\n"
+    assert await watched.do("HGET", watched.keys.consumers, member) == b"dead"
+    billing = Billing(stream)
+    async with working(billing.app, url=admin_url):
+        await watched.rests(20)
+    assert billing.handled == dict.fromkeys(range(5), 1)
+
+
+async def test_a_restarted_replay_begins_anew(redis: Redis, admin_url: str, stream: str, watched: Watched) -> None:
+    billing = Billing(stream)
+    ids = await publish(redis, stream, range(50))
+    await burst(billing.app, url=admin_url)
+    # As an interrupted one leaves it.
+    await watched.do("HSET", watched.keys.consumers, f"replay {ids[0]} ", f"({ids[39]}")
+    words = ("replay", stream, "billing", "--from", ids[0])
+    again = await steer(*words, "--restart", url=admin_url)
+    assert (again.err, again.out) == ("", f"50 entries replayed to {stream}/billing\n")
+
+
+@on_all_servers
+async def test_a_group_is_paused_also_while_the_server_is_out_of_memory_and_a_redrive_then_loses_nothing(
+    own_server: Server, own_redis: Redis, stream: str
+) -> None:
+    app, watched = App("billing"), Watched(own_redis, stream, "billing")
+
+    @app.on(stream, max_deliveries=1)
+    async def charge(body: dict[str, Any]) -> None:
+        raise ValueError("never")
+
+    await publish(own_redis, stream, range(10))
+    await burst(app, url=own_server.url)
+    await watched.do("CONFIG", "SET", "maxmemory", "1")
+    refused = await steer("dead", "redrive", stream, "billing", "--all", url=own_server.url)
+    assert (refused.code, "OOM" in refused.err or "memory" in refused.err) == (1, True)
+    assert len(await watched.letters()) == 10
+    assert (await steer("pause", stream, "billing", url=own_server.url)).code == 0
+    assert await watched.do("HEXISTS", watched.keys.consumers, "paused") == 1
+    assert (await steer("resume", stream, "billing", url=own_server.url)).code == 0
+    await watched.do("CONFIG", "SET", "maxmemory", "0")
+    assert (await steer("dead", "redrive", stream, "billing", "--all", url=own_server.url)).code == 0
+    assert await watched.letters() == []
+    assert await own_redis.xlen(watched.keys.retry) == 10
+
+
+async def _is_silent(url: str, stream: str, member: str) -> bool:
+    (seen,) = [one for one in (await steer("workers", stream, "--json", url=url)).objects if one["worker"] == member]
+    return bool(seen["state"] == "silent")
 
 
 async def _alive(watched: Watched) -> bool:
