@@ -8,6 +8,7 @@ import secrets
 import socket
 
 SUFFIX = ".sw"  # a consumer without it belongs to another program
+RELEASED = "released"  # the consumer that owns entries that were handed back; it is no process, and counts as dead
 
 
 def version() -> str:

@@ -46,8 +46,17 @@ def command(*words: str, url: str, role: str = "reader") -> list[str]:
 
 def call(*words: str, url: str, role: str = "reader", columns: int = 200, **environment: str) -> Said:
     """Run ``streamworker …`` to its end."""
+    return _run(command(*words, url=url, role=role), columns, environment)
+
+
+def call_plainly(*words: str) -> Said:
+    """Run ``streamworker …`` to its end with these words alone."""
+    return _run([sys.executable, "-m", "streamworker", *words], 200, {})
+
+
+def _run(words: list[str], columns: int, environment: dict[str, str]) -> Said:
     done = subprocess.run(
-        command(*words, url=url, role=role),
+        words,
         env={**os.environ, "COLUMNS": str(columns), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,

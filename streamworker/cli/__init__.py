@@ -8,6 +8,7 @@ import click
 
 from streamworker.cli.completion import completion
 from streamworker.cli.dead import dead
+from streamworker.cli.doctor import doctor
 from streamworker.cli.ending import ending
 from streamworker.cli.entries import inspect, tail
 from streamworker.cli.healthcheck import healthcheck
@@ -83,6 +84,7 @@ cli.add_command(replay)
 cli.add_command(seek)
 cli.add_command(claim)
 cli.add_command(trim)
+cli.add_command(doctor)
 cli.add_command(healthcheck)
 cli.add_command(completion)
 

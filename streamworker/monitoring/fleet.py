@@ -6,11 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from streamworker.identity import SUFFIX
+from streamworker.identity import RELEASED, SUFFIX
 from streamworker.monitoring.status import ConsumerStatus, GroupStatus, Running, Status
 from streamworker.report import MOST_TOLD
-
-_RELEASED = "released"  # the consumer that stands for entries that were handed back; it is no process
 
 
 class MemberOf(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +64,7 @@ def workers_of(status: Status) -> list[WorkerStatus]:
         for one in group.consumers:
             # Another program's name may be the same in two groups without being one process.
             key = one.name if one.name.endswith(SUFFIX) else f"{group.stream}\n{group.group}\n{one.name}"
-            if one.name != _RELEASED:
+            if one.name != RELEASED:
                 members.setdefault(key, []).append((group, one))
     found = [_worker(each, status.at or 0.0) for each in members.values()]
     order = ("alive", "silent", "unknown", "other")

@@ -193,17 +193,18 @@ def _oldest(oldest: Oldest | None, now: float) -> OldestPending | None:
 
 def _consumers(group: GroupFacts, now: float) -> Iterator[ConsumerStatus]:
     values = group.beside.values
-    yield from (_consumer(one, values.get(one.name), now) for one in group.consumers)
+    yield from (consumer_status(one, values.get(one.name), now) for one in group.consumers)
     if sum(one.pending for one in group.consumers) != group.pending:
         return  # not all members are told
     # Redis 6.2 knows a worker only once it has been given something; its heartbeat tells that it is there.
     for name in sorted(values.keys() - {one.name for one in group.consumers}):
-        found = _consumer(ConsumerFacts(name=name, pending=0, idle=None, inactive=None), values[name], now)
+        found = consumer_status(ConsumerFacts(name=name, pending=0, idle=None, inactive=None), values[name], now)
         if found.alive:
             yield found
 
 
-def _consumer(facts: ConsumerFacts, value: bytes | None, now: float) -> ConsumerStatus:
+def consumer_status(facts: ConsumerFacts, value: bytes | None, now: float) -> ConsumerStatus:
+    """A member of a group, with what its heartbeat tells; ``now`` is the server's time."""
     more: dict[str, Any] = {}
     report = report_of(value) if value is not None and facts.name.endswith(SUFFIX) else None
     if value is not None and report is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from streamworker.broker import Trimming
 from streamworker.errors import ConfigError
 from streamworker.monitoring.facts import Observer
 from streamworker.operating.desk import Desk, Letters
+from streamworker.operating.doctor import Doctor, Examining, Role
+from streamworker.operating.findings import Finding, Mended
 from streamworker.operating.steering import Controls, Steering
 from streamworker.operating.trimming import Progress, StreamTrimmer, Trimmed
 from streamworker.retention import Limits
@@ -27,6 +30,9 @@ class Backend(Protocol):
 
     @property
     def trimming(self) -> Trimming: ...
+
+    @property
+    def examining(self) -> Examining: ...
 
     async def close(self) -> None: ...
 
@@ -77,6 +83,30 @@ class Operator:
             raise ConfigError("trimming needs a limit: Limits(max_length=...), Limits(max_age=...) or max_bytes")
         trimmer = StreamTrimmer(self._backend.trimming, self.observer, stream, limits, progress)
         return await (trimmer.foresee(force=force) if dry_run else trimmer.trim(force=force))
+
+    async def examine(self, streams: Iterable[str] | None = None, *, role: Role = "operator") -> tuple[Finding, ...]:
+        """Look for what is wrong, or will be one day: the server, its streams and groups, and this user's rights.
+
+        Args:
+            streams: names; None for all.
+            role: a user of docs/security.md; what it needs is compared with what this connection's user may do.
+
+        Returns:
+            The findings, the worst first; one ``"ok"`` for each check that found nothing.
+
+        Raises:
+            Unavailable: the server cannot be reached.
+        """
+        return await Doctor(self.observer, self._backend.examining).examine(streams, role)
+
+    async def mend(self, findings: Iterable[Finding]) -> tuple[Mended, ...]:
+        """Put right what ``examine`` found, where that is harmless: the lags that the server tells, and consumers
+        that were left behind with nothing pending. Each is looked at again before.
+
+        Raises:
+            Unavailable: the server cannot be reached.
+        """
+        return await Doctor(self.observer, self._backend.examining).mend(findings)
 
     async def close(self) -> None:
         """Drop the connections."""

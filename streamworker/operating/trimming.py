@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
 from streamworker.broker import Trimming
+from streamworker.identity import RELEASED
 from streamworker.monitoring.facts import Observer
 from streamworker.monitoring.snapshots import status
 from streamworker.retention import Forced, Held, Limits, Trim
-
-_RELEASED: Final = "released"  # the consumer that stands for entries that were handed back; it is no process
 
 Progress = Callable[[int], object]
 
@@ -162,7 +160,7 @@ class StreamTrimmer:
     async def _holder(self, held: Held) -> Holder:
         seen = await status(self._observer, [self._stream], over=0.0)
         group = next((one for one in seen.groups if one.group == held.group), None)
-        consumers = [one for one in group.consumers if one.name != _RELEASED] if group is not None else []
+        consumers = [one for one in group.consumers if one.name != RELEASED] if group is not None else []
         return Holder(
             group=held.group,
             id=held.entry,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from redis.crc import key_slot
+
 from streamworker.errors import BrokerError
+from streamworker.logs import clean
 from streamworker.redisbroker.faults import Moved
 from streamworker.redisbroker.settler import Question
 from streamworker.redisbroker.shared import SharedLinks
@@ -17,9 +20,22 @@ class Asking:
         self._links = links
 
     async def script(self, stream: str, *call: Any) -> Any:
-        """Run a script: the script, its keys, its arguments."""
+        """Run a script: the script, its keys, its arguments.
+
+        Raises:
+            BrokerError: also where the keys lie in several slots of a cluster; the text says so.
+        """
         script, keys, arguments = call
-        return await self._ask(stream, ([], [(script, keys, arguments)]))
+        try:
+            return await self._ask(stream, ([], [(script, keys, arguments)]))
+        except BrokerError as error:
+            elsewhere = isinstance(error, Moved) or "CROSSSLOT" in str(error)
+            if elsewhere and len({key_slot(key) for key in (encoded(stream), *keys)}) > 1:
+                raise BrokerError(
+                    f"{clean(stream, 60)}: a name with a brace that is no {{tag}} will not do on a Cluster, since what "
+                    "is kept beside the stream lies in other slots"
+                ) from None
+            raise
 
     async def command(self, stream: str, *command: Any) -> Any:
         """Run one command."""
@@ -44,3 +60,8 @@ def encoded(name: str) -> bytes:
 def decoded(name: bytes) -> str:
     """The name again."""
     return name.decode(errors="surrogateescape")
+
+
+def pairs(flat: list[Any]) -> dict[bytes, Any]:
+    """A flat list of names and values by name."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

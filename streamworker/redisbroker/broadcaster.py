@@ -9,6 +9,7 @@ from streamworker.errors import BrokerError, GroupMissing
 from streamworker.handler import Start
 from streamworker.ids import parse_id
 from streamworker.message import Delivery
+from streamworker.redisbroker.asking import pairs
 from streamworker.redisbroker.join import starting_place
 from streamworker.redisbroker.link import Link
 from streamworker.redisbroker.reader import ReplySize, sized
@@ -31,7 +32,7 @@ class RedisBroadcaster:
         """``new`` becomes a concrete id once: `$` in every read would miss what comes between two of them."""
         try:
             flat = await self._link.call("XINFO", "STREAM", self._stream)
-            generated: bytes = dict(zip(flat[::2], flat[1::2], strict=True))[b"last-generated-id"]
+            generated: bytes = pairs(flat)[b"last-generated-id"]
         except GroupMissing:  # no such key
             generated = b"0-0"
         if start is not None:

@@ -12,7 +12,7 @@ from streamworker.monitoring.entries import Due, Entry, Letter, Page, Sighting, 
 from streamworker.monitoring.facts import Oldest
 from streamworker.monitoring.marks import parted
 from streamworker.redisbroker import scripts
-from streamworker.redisbroker.asking import Asking, decoded, encoded
+from streamworker.redisbroker.asking import Asking, decoded, encoded, pairs
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.packing import unpack
 from streamworker.redisbroker.reader import ReplySize, sized
@@ -147,13 +147,13 @@ def _waits(member: bytes, due: float) -> Waiting:
 
 
 def _due(copy: list[Any]) -> Due:
-    facts = dict(zip(copy[1][::2], copy[1][1::2], strict=True))
+    facts = pairs(copy[1])
     spent = _number(facts.get(b"sw-deliveries", b""))
     return Due(deliveries=spent, pending=oldest_of(copy[2]), fields=unpack(facts.get(b"sw-fields", b"")))
 
 
 def _letter(copy: list[Any]) -> Letter:
-    facts = dict(zip(copy[1][::2], copy[1][1::2], strict=True))
+    facts = pairs(copy[1])
     fields, marks = parted(unpack(facts.pop(b"sw-fields", b"")))
     told = {decoded(name.removeprefix(b"sw-")): decoded(value) for name, value in facts.items()}
     return Letter(id=str(copy[0], "ascii"), facts=told, fields=fields, marks=marks)

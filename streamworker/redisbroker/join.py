@@ -10,6 +10,7 @@ from streamworker.errors import BrokerError, GroupMissing
 from streamworker.handler import Start
 from streamworker.ids import below, parse_id, written
 from streamworker.redisbroker import scripts
+from streamworker.redisbroker.asking import pairs
 from streamworker.redisbroker.keys import Keys
 from streamworker.redisbroker.link import Link
 
@@ -73,12 +74,12 @@ async def _exists(link: Link, stream: bytes, group: str) -> bool:
         groups = await link.call("XINFO", "GROUPS", stream)
     except GroupMissing:  # no such key
         return False
-    return any(_pairs(info)[b"name"] == group.encode() for info in groups)
+    return any(pairs(info)[b"name"] == group.encode() for info in groups)
 
 
 async def _stream_info(link: Link, stream: bytes) -> dict[bytes, Any]:
     try:
-        return _pairs(await link.call("XINFO", "STREAM", stream))
+        return pairs(await link.call("XINFO", "STREAM", stream))
     except GroupMissing:
         return {}
 
@@ -102,7 +103,3 @@ async def _entries_after(link: Link, stream: bytes, place: str, info: dict[bytes
 
 async def _create(link: Link, stream: bytes, group: str, place: str, read: tuple[str | int, ...]) -> None:
     await link.call("XGROUP", "CREATE", stream, group, place, "MKSTREAM", *read)
-
-
-def _pairs(flat: list[Any]) -> dict[bytes, Any]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))

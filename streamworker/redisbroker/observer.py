@@ -13,7 +13,7 @@ from streamworker.ids import EntryId, parse_id, written
 from streamworker.monitoring.entries import Page, Sighting
 from streamworker.monitoring.facts import Beside, ConsumerFacts, GroupFacts, ServerFacts, StreamFacts
 from streamworker.redisbroker import scripts
-from streamworker.redisbroker.asking import Asking, decoded, encoded
+from streamworker.redisbroker.asking import Asking, decoded, encoded, pairs
 from streamworker.redisbroker.finder import Finder, oldest_of
 from streamworker.redisbroker.keys import Keys, owner_of
 from streamworker.redisbroker.link import Link
@@ -40,7 +40,7 @@ class RedisObserver:
     async def server(self) -> ServerFacts:
         link = Link((await self._topology.parts())[0], timeout=_TIMEOUT)
         try:
-            info = _lines(await link.call("INFO"))
+            info = info_of(await link.call("INFO"))
         finally:
             await link.close()
         append_only = info.get("aof_enabled")
@@ -172,7 +172,7 @@ def _group(flat: list[Any]) -> GroupFacts:
 
 def _beside(reply: list[Any]) -> Beside:
     length, retried, oldest, delayed, due, dead, first, last, flat, there = reply
-    hash_ = dict(zip(flat[::2], flat[1::2], strict=True))
+    hash_ = pairs(flat)
     trimmed, before = hash_.get(b"trimmed", b"0"), hash_.get(b"skipped", b"")
     return Beside(
         ours=bool(there),
@@ -204,6 +204,7 @@ def _time(found: bytes | None) -> float | None:
     return parse_id(found)[0] / 1000 if found is not None else None
 
 
-def _lines(info: bytes) -> dict[str, str]:
+def info_of(info: bytes) -> dict[str, str]:
+    """The values of ``INFO`` by name."""
     pairs = (line.partition(":")[::2] for line in info.decode(errors="replace").splitlines() if ":" in line)
     return dict(pairs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from streamworker.redisbroker.asking import Asking
+from streamworker.redisbroker.examining import RedisExamining
 from streamworker.redisbroker.letters import RedisLetters
 from streamworker.redisbroker.observer import RedisObserver
 from streamworker.redisbroker.settler import exchange
@@ -25,6 +26,7 @@ class RedisOperator:
         self.observer = RedisObserver(topology)
         self.letters = RedisLetters(self._asking)
         self.steering = RedisSteering(self._asking)
+        self.examining = RedisExamining(topology, self._asking)
         self.trimming = RedisTrimming(self._asking)
 
     async def close(self) -> None:

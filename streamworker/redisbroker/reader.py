@@ -9,7 +9,7 @@ from typing import Any, Final
 from streamworker.broker import Abandoned, Convicted, Dead, EntryName, Joined, Left, Suspect, Turn
 from streamworker.errors import BrokerError, GroupMissing, WrongType
 from streamworker.handler import Start
-from streamworker.identity import SUFFIX
+from streamworker.identity import RELEASED, SUFFIX
 from streamworker.message import Delivery
 from streamworker.redisbroker import scripts
 from streamworker.redisbroker.join import join
@@ -80,7 +80,7 @@ class RedisGroupReader:
     async def turn(self, room: int, dead: Sequence[Dead], suspect_from: int) -> Turn:
         keys = self._keys
         # Half of the room for retries, three quarters for retries and claims: a backlog of each starves nobody.
-        victims: list[bytes | str] = [scripts.RELEASED, b""]
+        victims: list[bytes | str] = [RELEASED, b""]
         for one in dead:
             victims += (one.name, one.value)
         now, paused, waiting, more, retries, claims, trimmed, suspect = await self._link.script(

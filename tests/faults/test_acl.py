@@ -17,8 +17,11 @@ from redis.exceptions import NoPermissionError, ResponseError
 import streamworker
 from streamworker import App, Backoff, Drop, Message, PublishError, Reject
 from streamworker.identity import SUFFIX
+from streamworker.operating.doctor import Role
 from streamworker.redisbroker import scripts
 from streamworker.redisbroker.link import Script
+from streamworker.redisbroker.permissions import ROLES
+from tests.commands import call_plainly
 from tests.conftest import ProgramOf, ServerOf
 from tests.roles import PASSWORD, commands, commands_of_places, documented
 from tests.running import Watched, burst, events, on_all_servers, working
@@ -33,8 +36,9 @@ PUBLISHER = {"ping", "xadd"}
 
 # What only looks on is the reader's: see the last tests.
 MONITORING = ("observer.py", "finder.py", "asking.py")
+DOCTOR = ("examining.py", "permissions.py")  # an operator's, and what else it is allowed to see
 OBSERVING = ("BESIDE", "COPIES", "FIND", "OBSERVE", "PAGE")
-OPERATING = ("AMEND", "HAND_OVER", "PAUSE", "REDRIVE", "REPLAY", "SEEK")
+OPERATING = ("AMEND", "HAND_OVER", "PAUSE", "REDRIVE", "REPLAY", "SEEK", "DELETE_IDLE", "PERMITTED", "SET_RIGHT")
 
 STREAMS = {"orders": ("orders", "~{orders}:*"), "orders-{eu}": ("orders-{eu}", "~sw:orders-{eu}:*")}
 
@@ -63,7 +67,7 @@ def in_python(known: SyncRedis, monitoring: bool = False) -> set[str]:
     """What the Redis broker sends: tuples and calls that begin with the name of a command."""
     found = set()
     for path in (PACKAGE / "redisbroker").rglob("*.py"):
-        if (path.name in MONITORING) is not monitoring:
+        if path.name in DOCTOR or (path.name in MONITORING) is not monitoring:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             words = node.elts if isinstance(node, ast.Tuple) else node.args if isinstance(node, ast.Call) else []
@@ -102,6 +106,11 @@ def test_the_reader_may_call_all_that_monitoring_calls_and_nothing_that_writes(k
 
 def test_the_operator_may_call_all_that_steering_calls() -> None:
     assert in_scripts(OPERATING) | in_scripts(OBSERVING) <= commands("operator")
+
+
+@pytest.mark.parametrize("role", list(ROLES))
+def test_the_doctor_looks_for_what_the_document_allows(role: Role) -> None:
+    assert sorted(ROLES[role]) == sorted(commands(role))
 
 
 def test_the_publisher_may_call_exactly_what_publishing_calls() -> None:
@@ -285,7 +294,8 @@ async def test_an_operator_can_do_what_the_document_says_and_a_reader_can_look(p
         ("HSET", consumers, "paused", "1"), ("HDEL", consumers, "paused"), ("XTRIM", stream, "MAXLEN", "1"),
         ("XDEL", dead, "1-1"), ("XADD", stream, "*", "data", "again"),
             ("XACK", stream, "billing", "1-1"), ("XCLAIM", stream, "billing", "released", "0", "1-1"),
-            ("XGROUP", "SETID", stream, "billing", "$"), ("XGROUP", "DESTROY", stream, "billing"),
+            ("XGROUP", "SETID", stream, "billing", "$"), ("XGROUP", "DELCONSUMER", stream, "billing", "web"),
+        ("XGROUP", "DESTROY", stream, "billing"),
         ("UNLINK", consumers, dead),
     ]  # fmt: skip
     for role, asked in (("reader", [*monitors, *looks]), ("operator", [*monitors, *looks[:-1], *does])):
@@ -298,6 +308,55 @@ async def test_an_operator_can_do_what_the_document_says_and_a_reader_can_look(p
         await denied(place, "reader", *command)
     await denied(place, "operator", "XGROUP", "CREATE", stream, "another", "0")
     await denied(place, "operator", "XADD", "invoices", "*", "data", "x")
+
+
+@pytest.mark.parametrize("server_kind", ["valkey-9.1", "redis-8.2"])
+@pytest.mark.parametrize("stream", list(STREAMS))
+@pytest.mark.parametrize("role", list(ROLES))
+async def test_the_doctor_finds_what_a_user_lacks(place: Place, role: Role) -> None:
+    stream = place.stream
+    keys = Watched(place.admin, stream, "billing").keys
+    await _make_all_keys(place, stream, keys.retry.decode(), keys.delayed.decode(), keys.dead.decode())
+
+    async def lacks() -> tuple[int, str]:
+        words = ("doctor", stream, "--role", role, "--json", "--redis", place.url(role))
+        said = await asyncio.to_thread(call_plainly, *words)
+        assert said.err == ""
+        (told,) = [one for one in said.objects if one["check"] == "permissions"]
+        return said.code, "" if told["level"] == "ok" else told["text"]
+
+    assert await lacks() == (0, "")
+    if role == "worker":  # who may not look at its streams as monitoring does
+        await place.admin.acl_log_reset()
+    assert await place.admin.acl_log() == []
+    await place.admin.execute_command("ACL", "SETUSER", role, "-xpending", "-scan", "-xrange")  # type: ignore[no-untyped-call]
+    code, told = await lacks()
+    assert (code, {*told.rpartition("lacks ")[2].split()}) == (
+        1, {f"+{one}" for one in ("xpending", "scan", "xrange") if one in commands(role)}
+    )  # fmt: skip
+    await place.admin.acl_log_reset()  # the look at the stream
+    back = ("+xpending", "+xrange", *(["+scan"] if "scan" in commands(role) else []))
+    await place.admin.execute_command("ACL", "SETUSER", role, *back, "resetkeys", f"~{stream}")  # type: ignore[no-untyped-call]
+    code, told = await lacks()
+    assert (code, told.endswith(f"lacks a right to these keys: {keys.consumers.decode()}")) == (1, True)
+    await place.admin.acl_log_reset()
+
+
+async def test_the_doctor_says_what_it_cannot_know(place: Place) -> None:
+    await place.admin.xgroup_create(place.stream, "billing", "0", mkstream=True)
+    said = await asyncio.to_thread(
+        call_plainly, "doctor", "orders", "--role", "worker", "--json", "--redis", place.url("publisher")
+    )
+    levels = {one["check"]: one["level"] for one in said.objects}
+    assert said.code == 1
+    assert levels["permissions"] == "problem"
+    assert {check for check, level in levels.items() if level == "unknown"} >= {
+        "eviction",
+        "version",
+        "clock",
+        "streams",
+    }
+    await place.admin.acl_log_reset()
 
 
 async def _make_all_keys(place: Place, stream: str, retry: str, delayed: str, dead: str) -> None:

@@ -60,3 +60,36 @@ def _look_at_all(cluster: ServerCluster, stream: str) -> None:
         assert (trimmed["length"], trimmed["kept"]) == (2, True)
         (found,) = ask(cluster, "inspect", name, ids[name], "--json").objects
         assert (found["groups"][0]["state"], len(found["groups"][0]["dead_letters"])) == ("waiting", 1)
+
+
+async def test_the_doctor_looks_at_every_node_and_says_which_names_will_not_do(
+    cluster: ServerCluster, stream: str
+) -> None:
+    await asyncio.to_thread(_examine_all, cluster, stream)
+
+
+def _examine_all(cluster: ServerCluster, stream: str) -> None:
+    names = sorted(stream_names(stream, cluster.nodes[:3], cluster, 1))
+    for name in names:
+        with Redis(port=cluster.of(name).port, protocol=2) as node:
+            node.xadd(name, {"data": "x"})
+            node.xgroup_create(name, "billing", "$")
+            node.xadd(name, {"data": "x"})
+    seen = steer(cluster, "doctor", "--fix", "--json").objects
+    nodes = {one["node"] for one in seen if one["check"] == "eviction"}
+    assert nodes == {f"127.0.0.1:{node.port}" for node in cluster.nodes[:3]}
+    assert sorted(one["stream"] for one in seen if one["check"] == "lag" and one["fixed"]) == names
+    for name in names:
+        with Redis(port=cluster.of(name).port, protocol=2) as node:
+            (group,) = node.xinfo_groups(name)
+            assert group["lag"] == 1
+    # What is kept beside these would lie in the slot of what stands before the brace, on whichever node that is.
+    for number in range(4):
+        split = f"{stream}}}{number}"
+        with Redis(port=cluster.of(split).port, protocol=2) as node:
+            node.xgroup_create(split, "billing", "0", mkstream=True)
+        said = call("doctor", split, "--json", url=cluster.url.replace("role-worker", "role-operator"))
+        assert [one["level"] for one in said.objects if one["check"] == "keys"] == ["problem"], said
+        assert (said.code, said.err) == (1, "")
+        said = call("pause", split, "billing", url=cluster.url.replace("role-worker", "role-operator"))
+        assert (said.code, "will not do on a Cluster" in said.err) == (1, True)

@@ -27,6 +27,7 @@ from redis.asyncio import Redis
 from streamworker.broker import Beat, Dead, Settlement, Suspect
 from streamworker.errors import BrokerError, Refused, WrongType
 from streamworker.handler import Group
+from streamworker.identity import RELEASED
 from streamworker.ids import below, parse_id, written
 from streamworker.message import Delivery
 from streamworker.redisbroker import scripts
@@ -41,7 +42,7 @@ from tests.servers import Server
 
 GROUP: Final = "group"
 CONSUMERS: Final = ("a.sw", "b.sw", "c.sw")
-RELEASED: Final = scripts.RELEASED
+
 PICK: Final = st.integers(0, 20)
 HOUR: Final = 3_600_000
 MUCH: Final = 2**20

@@ -14,8 +14,9 @@ What they have in common:
 from streamworker.redisbroker.scripts.counting import COUNT, SKIPPED
 from streamworker.redisbroker.scripts.finding import COPIES, FIND, PAGE
 from streamworker.redisbroker.scripts.membership import BEAT, CLAIM_ALONE, LEAVE, LEFT
+from streamworker.redisbroker.scripts.mending import DELETE_IDLE, PERMITTED, SET_RIGHT
 from streamworker.redisbroker.scripts.observing import BESIDE, OBSERVE
-from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RELEASED, RETRY
+from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RETRY
 from streamworker.redisbroker.scripts.steering import AMEND, HAND_OVER, PAUSE, REDRIVE, REPLAY, SEEK
 from streamworker.redisbroker.scripts.strangers import ABANDONED, CLAIM_ABANDONED
 from streamworker.redisbroker.scripts.trimming import EXPIRE, FORCE, TRIM
@@ -32,6 +33,7 @@ __all__ = [
     "COPIES",
     "COUNT",
     "DEAD_LETTER",
+    "DELETE_IDLE",
     "DROP",
     "EXPIRE",
     "FIND",
@@ -42,12 +44,13 @@ __all__ = [
     "OBSERVE",
     "PAGE",
     "PAUSE",
+    "PERMITTED",
     "REDRIVE",
     "RELEASE",
-    "RELEASED",
     "REPLAY",
     "RETRY",
     "SEEK",
+    "SET_RIGHT",
     "SKIPPED",
     "TRIM",
     "TURN",

@@ -7,9 +7,6 @@ from typing import Final
 from streamworker.redisbroker.link import Script
 from streamworker.redisbroker.scripts.clock import CLOCK
 
-# The consumer that owns released entries. It is no process: everybody treats it as dead at once.
-RELEASED: Final = "released"
-
 _FENCE: Final = """
 local function mine(key, group, me, id, count)
   local p = redis.call('XPENDING', key, group, id, id, 1)[1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from streamworker.identity import RELEASED
 from streamworker.redisbroker.link import Script
-from streamworker.redisbroker.scripts.settling import RELEASED
 
 # KEYS  stream
 # ARGV  group, suffix of our consumers' names, idle time in ms, how many entries of each consumer to look at
