@@ -30,12 +30,13 @@ def _choosing(command: F) -> F:
         command(chosen=chosen, **rest)
 
     made: Any = choose
+    # No variables: one that was forgotten, or is meant for publishing, would choose other letters.
     for add in (
-        option("--limit", type=click.IntRange(min=1), metavar="N", help="Of these, the N oldest at most."),
-        option("--type", "type_", metavar="TYPE", help="Only entries of this type."),
-        option("--until", metavar="TIME", help="Only those given up before this time, or at least so long ago."),
-        option("--since", metavar="TIME", help="Only those given up since then: 2h (ago), or 2026-11-23T14:00 (UTC)."),
-        option(
+        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Of these, the N oldest at most."),
+        click.option("--type", "type_", metavar="TYPE", help="Only entries of this type."),
+        click.option("--until", metavar="TIME", help="Only those given up before this time, or at least so long ago."),
+        click.option("--since", metavar="TIME", help="Only those given up since: 2h (ago), or 2026-11-23T14:00 (UTC)."),
+        click.option(
             "--where", multiple=True, metavar="CONDITION",
             help="Only those for which this holds, as in 'error ~ Timeout'; several must hold together.",
         ),
@@ -205,7 +206,7 @@ def redrive(
     \b
     Exit codes:
         0    all that was asked for is with the workers
-        1    there is no such letter or group
+        1    there is no such letter or group, or one is left that holds no copy of an entry
         2    usage
         3    Redis cannot be reached, or does not accept the credentials
         130  interrupted
@@ -296,10 +297,12 @@ def drop(
 @click.argument("stream")
 @click.argument("group")
 @_choosing
-@click.option("--output", "-o", type=click.File("wb"), default="-", help="A file.", show_default="standard output")
+@click.option(
+    "--output", "-o", type=click.Path(allow_dash=True), default="-", help="A file.", show_default="standard output"
+)
 @server_options
 def export(
-    stream: str, group: str, chosen: dict[str, Any], output: Any, redis: str | None, redis_file: Path | None,
+    stream: str, group: str, chosen: dict[str, Any], output: str, redis: str | None, redis_file: Path | None,
 ) -> None:  # fmt: skip
     """Write dead letters as JSON, one object a line: as 'list --json' does, and "raw" with all fields in base64.
 
@@ -311,7 +314,7 @@ def export(
     \b
     Exit codes:
         0    all has been written
-        1    there is no such group
+        1    there is no such group, or the file cannot be written
         2    usage
         3    Redis cannot be reached, or does not accept the credentials
         130  interrupted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import getpass
 import json
 import os
@@ -12,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import time
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 import click
 import msgspec
 
-from streamworker.cli.printing import one_line, print_json
+from streamworker.cli.printing import agreed, one_line, print_json
 from streamworker.errors import BrokerError, ConfigError
+from streamworker.ids import EntryId
 from streamworker.logs import clean, for_terminal
 from streamworker.monitoring.facts import StreamFacts
 from streamworker.monitoring.shown import LetterShown, why
@@ -63,14 +65,18 @@ class DeskCommand:
 
     async def groups(self, stream: str | None, group: str | None, chosen: Mapping[str, Any], *, as_json: bool) -> int:
         selection = _selection(chosen)
+        desks: list[Desk] | None
         if stream is not None and group is not None:
             desks = [self._operator.desk(stream, group)]
             if await self._total(desks[0]) is None:
                 return 1
         else:
             desks = await self._desks(stream)
+            if stream is not None and desks is None:
+                click.echo(f"Error: there is no stream {name(stream)}", err=True)
+                return 1
         found: list[LetterGroup] = []
-        for desk in desks:
+        for desk in desks or ():
             with self._progress(desk, await desk.count() or 0, "looking") as progress:
                 found += await desk.groups(selection, progress)
         if as_json:
@@ -124,19 +130,31 @@ class DeskCommand:
             return 1
         if dry_run:
             return await self._foresee(desk, selection, "dropped")
-        if ask:
+        if ask:  # what comes while it asks was not asked about
+            selection = replace(selection, last=await desk.last())
             await self._foresee(desk, selection, "dropped")
-            if not click.confirm("Drop them?", err=True):
+            if not await agreed("Drop them?"):
                 return 1
         self._verb = "dropped"
         with self._progress(desk, total, "dropping") as progress:
             await desk.drop(selection, done=self._done, progress=progress)
         return self._ended(desk, selection)
 
-    async def export(self, stream: str, group: str, chosen: Mapping[str, Any], output: BinaryIO) -> int:
+    async def export(self, stream: str, group: str, chosen: Mapping[str, Any], output: str) -> int:
         desk, selection = self._operator.desk(stream, group), _selection(chosen)
         if await self._total(desk) is None:
             return 1
+        try:
+            with click.open_file(output, "wb") as file:
+                await self._write(desk, selection, file)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever reads has had enough
+                raise
+            raise click.ClickException(f"the letters cannot be written: {error.strerror}") from None
+        return 0
+
+    @staticmethod
+    async def _write(desk: Desk, selection: Selection, output: IO[Any]) -> None:
         async for letter, shown in desk.chosen(selection):
             raw = [base64.b64encode(part).decode() for part in letter.fields]
             line = {
@@ -145,14 +163,17 @@ class DeskCommand:
             }
             output.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         output.flush()
-        return 0
 
-    async def _desks(self, stream: str | None) -> list[Desk]:
-        """Those that have dead letters, of one stream or of all."""
+    async def _desks(self, stream: str | None) -> list[Desk] | None:
+        """Those that have dead letters, of one stream or of all; None if there is no such stream."""
         observer = self._operator.observer
-        wanted = await observer.streams() if stream is None else {stream: set[str]()}
+        wanted = await observer.streams()  # also those groups of which only our keys are left
+        if stream is not None:
+            wanted = {stream: wanted.get(stream, set())}
         found: list[Desk] = []
         for one, facts in (await observer.look(wanted)).items():
+            if stream is not None and isinstance(facts, StreamFacts) and not (facts.exists or facts.groups):
+                return None
             if isinstance(facts, BrokerError):
                 if stream is not None:
                     raise facts
@@ -172,18 +193,29 @@ class DeskCommand:
         return total
 
     async def _foresee(self, desk: Desk, selection: Selection, verb: str) -> int:
-        many = 0
-        async for _ in desk.chosen(selection):
-            many += 1
-        click.echo(f"{_letters(many)} of {label(desk)} would be {verb}", err=verb == "dropped")
-        return 0 if many or not selection.ids else 1
+        many = left = 0
+        met: set[EntryId] = set()
+        async for letter, shown in desk.chosen(selection):
+            met |= selection.met(shown)
+            if letter.fields or verb == "dropped":
+                many += 1
+            else:
+                left += 1
+        click.echo(f"{_letters(many)} of {label(desk)} would be {verb}{_left(left)}", err=verb == "dropped")
+        return self._missed(desk, selection, met) or int(bool(left))
 
     def _ended(self, desk: Desk, selection: Selection) -> int:
         gone = f"; {number(self._done.gone)} were gone meanwhile" if self._done.gone else ""
-        if self._done.left:
-            gone += f"; {number(self._done.left)} left, which hold no copy of an entry"
-        click.echo(f"{_letters(self._done.done)} of {label(desk)} {self._verb}{gone}")
-        return 1 if selection.ids and not self._done.done else 0
+        click.echo(f"{_letters(self._done.done)} of {label(desk)} {self._verb}{gone}{_left(self._done.left)}")
+        return self._missed(desk, selection, self._done.met) or int(bool(self._done.left))
+
+    @staticmethod
+    def _missed(desk: Desk, selection: Selection, met: set[EntryId]) -> int:
+        """Tell which of the ids there were not; returns the exit code."""
+        missing = selection.missing(met)
+        for id in missing:
+            click.echo(f"Error: {label(desk)} has no dead letter {clean(id, 50)}", err=True)
+        return int(bool(missing))
 
     @contextmanager
     def _progress(self, desk: Desk, total: int, verb: str) -> Iterator[Progress]:
@@ -255,6 +287,10 @@ def _text(letter: LetterShown) -> list[str]:
 def _short(place: str | None) -> str:
     """``gateway.py:88 in charge``: the folder is told by ``show``."""
     return "-" if place is None else clean(place.rpartition("/")[2], 50)
+
+
+def _left(many: int) -> str:
+    return f"; {number(many)} left, which hold no copy of an entry" if many else ""
 
 
 def _letters(many: int) -> str:

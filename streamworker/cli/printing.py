@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import shutil
@@ -23,6 +24,14 @@ def print_json(value: Any) -> None:
 def print_line(text: str, *, full: bool = False) -> None:
     """A line that is printable already, cut where the terminal ends, if it is one and not all is wanted."""
     click.echo(text if full or not sys.stdout.isatty() else cut(text, shutil.get_terminal_size().columns))
+
+
+async def agreed(question: str) -> bool:
+    """Whether the user says yes."""
+    answer = click.confirm(question, err=True)
+    # While nobody read from them, the server may have closed connections; the loop is told that only now.
+    await asyncio.sleep(0.01)
+    return answer
 
 
 def one_line(text: str, *, full: bool = False) -> str:

@@ -15,6 +15,7 @@ from streamworker.cli.watching import server_options, steering
 if TYPE_CHECKING:
     from streamworker.operating.steering import Controls
 
+# What says which entries are meant has no variable: one that was forgotten would mean others.
 _PLACE = "PLACE"
 
 
@@ -81,11 +82,13 @@ def resume(stream: str, group: str, redis: str | None, redis_file: Path | None) 
 @click.command()
 @click.argument("stream")
 @click.argument("group")
-@option(
+@click.option(
     "--from", "first", required=True, metavar=_PLACE, help="beginning, an id, a time (2026-11-23T14:00), or 2h (ago)."
 )
-@option("--to", "last", default="end", metavar=_PLACE, help="The last one, written in the same way.")
-@option("--type", "type_", metavar="TYPE", help="Only entries of this type.")
+@click.option(
+    "--to", "last", default="end", show_default=True, metavar=_PLACE, help="The last one, written in the same way."
+)
+@click.option("--type", "type_", metavar="TYPE", help="Only entries of this type.")
 @option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="So many a second, evenly.")
 @option("--dry-run", is_flag=True, help="Only say how many.")
 @click.option("--restart", is_flag=True, help="Begin anew where an earlier replay of this range was interrupted.")
@@ -97,10 +100,11 @@ def replay(
     """Give a range of STREAM to GROUP again, and to no other group.
 
     Each entry that is still in the stream is handled once more, with a new count of deliveries, beside what is read
-    meanwhile. Entries that the group has not read yet, or has pending, are left out: they are handled anyway.
+    meanwhile. Entries that the group has not read yet, or has pending, are left out: they are handled anyway. A retry
+    that waits is not noticed: its entry comes twice.
 
-    It may be interrupted or killed at any time: with the same --from and --type it goes on where it was. "2h" is
-    another place each time: to be able to go on, name an id or a date.
+    It may be interrupted or killed at any time: until it has come to its end, it goes on where it was with the same
+    --from and --type. "2h" is another place each time: to be able to go on, name an id or a date.
 
     \b
     Examples:
@@ -124,7 +128,9 @@ def replay(
 @click.command()
 @click.argument("stream")
 @click.argument("group")
-@option("--to", required=True, metavar=_PLACE, help="beginning, end, an id, a time (2026-11-23T14:00), or 2h (ago).")
+@click.option(
+    "--to", required=True, metavar=_PLACE, help="beginning, end, an id, a time (2026-11-23T14:00), or 2h (ago)."
+)
 @option("--dry-run", is_flag=True, help="Only say what it means.")
 @click.option("--yes", is_flag=True, help="Do not ask: for scripts.")
 @server_options
@@ -165,8 +171,7 @@ def claim(stream: str, group: str, consumer: str, force: bool, redis: str | None
     """Let the workers of GROUP take what CONSUMER holds now, instead of waiting until it is taken for dead.
 
     For consumers that will not come back, of workers that were killed and of other programs. A worker counts as alive
-    until its lease is over. 'workers --all' and
-    'status --json' name them.
+    until its lease is over. 'workers --all' and 'status --json' name them.
 
     \b
     Exit codes:

@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from streamworker.cli.desk import whoami
+from streamworker.cli.printing import agreed
 from streamworker.monitoring.words import entries, label, name, number
 from streamworker.operating.steering import Controls, Replayed
 
@@ -38,11 +39,8 @@ async def replay_now(
 ) -> int:
     """Replay; returns the exit code."""
     wanted = await controls.range(*places)
-    if not dry_run:
-        if restart:
-            await controls.restart(wanted)
-        elif (place := await controls.unfinished(wanted)) is not None:
-            click.echo(f"goes on behind {place}, where it was interrupted; --restart begins anew", err=True)
+    if not restart and (place := await controls.unfinished(wanted)) is not None:
+        click.echo(f"goes on behind {place}, where it was interrupted; --restart begins anew", err=True)
     told = monotonic()
 
     def progress(sofar: Replayed) -> None:
@@ -51,7 +49,7 @@ async def replay_now(
             told = monotonic()
             click.echo(f"{number(sofar.copied)} so far, up to {(sofar.rest or '').removeprefix('(')}", err=True)
 
-    done = await controls.replay(wanted, rate=rate, dry=dry_run, progress=progress)
+    done = await controls.replay(wanted, rate=rate, dry=dry_run, anew=restart, progress=progress)
     verb = "would be replayed to" if dry_run else "replayed to"
     left = f"; {number(done.pending)} pending left out" if done.pending else ""
     click.echo(f"{entries(done.copied)} {verb} {label(controls)}{left}")
@@ -68,7 +66,7 @@ async def seek_now(controls: Controls, to: str, *, dry_run: bool, ask: bool) -> 
     click.echo(f"{label(controls)} has read up to {plan.now}; from {plan.then} on it {what}", err=not dry_run)
     if dry_run:
         return 0
-    if ask and not click.confirm("Go there?", err=True):
+    if ask and not await agreed("Go there?"):
         return 1
     await controls.seek(plan)
     click.echo(f"{label(controls)} reads on behind {plan.then}")

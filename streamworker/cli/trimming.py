@@ -9,7 +9,7 @@ from typing import Final
 import click
 import msgspec
 
-from streamworker.cli.printing import print_json
+from streamworker.cli.printing import agreed, print_json
 from streamworker.monitoring.words import entries, name, number, size, span
 from streamworker.operating import Operator
 from streamworker.operating.trimming import Holder, Loss, Trimmed
@@ -51,7 +51,7 @@ class TrimCommand:
         click.echo(f"--force removes {entries(found.removed)} of {name(self._stream)}:", err=True)
         for line in _losses(found.lost, "loses"):
             click.echo(line, err=True)
-        return click.confirm("Remove them?", err=True)
+        return await agreed("Remove them?")
 
     async def _foreseen(self, *, force: bool) -> Trimmed:
         return await self._operator.trim(self._stream, self._limits, force=force, dry_run=True, progress=self._counted)

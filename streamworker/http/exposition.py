@@ -214,7 +214,7 @@ def _of_groups(groups: list[GroupStatus]) -> Iterator[Metric]:
         labels = [group.stream, group.group]
         exact.add_metric(labels, float(group.lag_kind == "exact"))
         _add(oldest, labels, group.oldest_pending.age_seconds if group.oldest_pending is not None else 0.0)
-        consumers.add_metric(labels, len(group.consumers))
+        consumers.add_metric(labels, group.members)
     yield from (exact, oldest, consumers)
 
 

@@ -96,7 +96,8 @@ class GroupFacts:
         server_lag: what the server calls lag, right or wrong; None where it says nothing.
         next_id: the first entry it has not been given; None if there is none.
         oldest: the first pending one.
-        consumers: its members; the first 1,000.
+        members: how many members it has.
+        consumers: its members; where they are more than 1,000, those that have something pending.
         beside: what our keys say.
     """
 
@@ -108,6 +109,7 @@ class GroupFacts:
     server_lag: int | None = None
     next_id: EntryId | None = None
     oldest: Oldest | None = None
+    members: int = 0
     consumers: tuple[ConsumerFacts, ...] = ()
     beside: Beside = Beside()
 

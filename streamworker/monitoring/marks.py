@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 REDRIVEN: Final = b"sw-redriven"  # how often
 EDITED: Final = b"sw-edited"  # when, by whom, which fields
+ADDED: Final = b"sw-added-"  # and the name of a field that the entry did not have
 WAS: Final = b"sw-was-"  # and a field's name: what it held before it was edited for the first time
 
 
@@ -18,11 +19,13 @@ class Marks:
         redriven: how often it was redriven.
         edited: when it was edited last, by whom, and which fields; None if it never was.
         was: the fields as they were published, those that were edited, byte for byte.
+        added: the names of those that were not published.
     """
 
     redriven: int = 0
     edited: str | None = None
-    was: tuple[tuple[bytes, bytes], ...] = field(default=())
+    was: tuple[tuple[bytes, bytes], ...] = ()
+    added: tuple[bytes, ...] = ()
 
 
 UNMARKED: Final = Marks()
@@ -33,6 +36,7 @@ def parted(fields: list[bytes]) -> tuple[list[bytes], Marks]:
     own: list[bytes] = []
     redriven, edited = 0, None
     was: list[tuple[bytes, bytes]] = []
+    added: list[bytes] = []
     for at in range(0, len(fields) - 1, 2):
         name, value = fields[at], fields[at + 1]
         if name == REDRIVEN:
@@ -41,9 +45,11 @@ def parted(fields: list[bytes]) -> tuple[list[bytes], Marks]:
             edited = value.decode(errors="replace")
         elif name.startswith(WAS):
             was.append((name.removeprefix(WAS), value))
+        elif name.startswith(ADDED):
+            added.append(name.removeprefix(ADDED))
         else:
             own += (name, value)
-    return own, Marks(redriven, edited, tuple(was))
+    return own, Marks(redriven, edited, tuple(was), tuple(added))
 
 
 def marked(own: list[bytes], marks: Marks) -> list[bytes]:
@@ -55,4 +61,6 @@ def marked(own: list[bytes], marks: Marks) -> list[bytes]:
         fields += (EDITED, marks.edited.encode(errors="replace"))
     for name, value in marks.was:
         fields += (WAS + name, value)
+    for name in marks.added:
+        fields += (ADDED + name, b"")
     return fields

@@ -63,7 +63,7 @@ def _of_group(group: GroupStatus, stream: StreamStatus) -> Iterator[str]:
             yield f"falls behind by {number(rate)}/s: it needs about {needed:.2f} times the workers"
     elif group.falls_behind:
         yield "stands still: nothing is read" + (
-            "" if group.consumers else ", it has no consumer: start a worker, or remove the group"
+            "" if group.members else ", it has no consumer: start a worker, or remove the group"
         )
     ours = [one for one in group.consumers if one.alive is not None]
     if ours and not any(one.alive for one in ours) and group.backlog:

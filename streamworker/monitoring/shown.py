@@ -98,14 +98,13 @@ def shown(id: str, fields: list[bytes]) -> EntryShown:
 def letter_shown(letter: Letter) -> LetterShown:
     """The dead letter with the entry that it keeps."""
     facts = letter.facts
-    deliveries = facts.get("deliveries", "")
     return LetterShown(
         id=letter.id,
         time=time_of(letter.id),
         reason=facts.get("reason"),
         error=facts.get("error") or None,
         handler=facts.get("handler"),
-        deliveries=int(deliveries) if deliveries.isascii() and deliveries.isdigit() else None,
+        deliveries=_number(facts.get("deliveries", "")),
         place=place_in(facts.get("traceback", "")),
         traceback=facts.get("traceback") or None,
         consumer=facts.get("consumer"),
@@ -147,8 +146,7 @@ def place_in(traceback: str) -> str | None:
 
 def time_of(id: str) -> float | None:
     """The time in an id; None if it is none."""
-    milliseconds = id.partition("-")[0]
-    made = int(milliseconds) / 1000 if milliseconds.isascii() and milliseconds.isdigit() else 0.0
+    made = (_number(id.partition("-")[0]) or 0) / 1000
     return made if 946_684_800 < made < 4_102_444_800 else None  # the years 2000 to 2100
 
 
@@ -159,6 +157,11 @@ def entry_id(text: str) -> EntryId | None:
     if not all(part.isascii() and part.isdigit() and len(part) <= 20 and int(part) < 2**64 for part in parts):
         return None
     return int(parts[0]), int(parts[1])
+
+
+def _number(text: str) -> int | None:
+    """A number of ours; others may write thousands of digits there."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def _record(fields: list[bytes]) -> dict[str, str]:

@@ -160,6 +160,7 @@ def _group(
         falls_behind=never,
         paused=beside.paused,
         paused_note=beside.paused_note or None,
+        members=group.members,
         consumers=tuple(_consumers(group, stream.now)),
     )
 

@@ -94,7 +94,8 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
         falls_behind: whether it is never.
         paused: an operator paused it.
         paused_note: since when, and who did it; None if it is not paused.
-        consumers: its members.
+        members: how many members it has.
+        consumers: its members; where they are more than 1,000, those that live or have something pending.
     """
 
     stream: str
@@ -119,6 +120,7 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     falls_behind: bool | None
     paused: bool
     paused_note: str | None
+    members: int
     consumers: tuple[ConsumerStatus, ...]
 
 

@@ -16,6 +16,7 @@ from streamworker.monitoring.facts import Observer, StreamFacts
 from streamworker.monitoring.shown import LetterShown, entry_id, error_type, letter_shown
 from streamworker.operating.conditions import Condition, condition
 from streamworker.operating.pace import Pace
+from streamworker.operating.places import check_utf8
 
 _PAGE: Final = 500
 _BATCH: Final = 100  # letters in one round trip
@@ -52,6 +53,7 @@ class Selection:
         since, until: Unix times in seconds between which they were given up.
         type: the entry's type.
         limit: so many of the oldest at most.
+        last: of those that had come when ``Desk.last`` told this id.
 
     Raises:
         ConfigError: a condition or an id cannot be understood.
@@ -63,6 +65,7 @@ class Selection:
     until: float | None = None
     type: str | None = None
     limit: int | None = None
+    last: EntryId | None = None
     _conditions: list[Condition] = field(init=False, repr=False)
     _ids: frozenset[EntryId] = field(init=False, repr=False)
 
@@ -79,9 +82,17 @@ class Selection:
         """Whether nothing was said but perhaps a limit."""
         return not (self.ids or self.where or self.type) and self.since is None and self.until is None
 
+    def met(self, letter: LetterShown) -> set[EntryId]:
+        """Which of ``ids`` are those of ``letter``."""
+        return {id for id in (entry_id(letter.id), entry_id(letter.entry.id)) if id in self._ids}
+
+    def missing(self, met: set[EntryId]) -> list[str]:
+        """Those of ``ids`` that were not met."""
+        return [text for text in self.ids if entry_id(text) not in met]
+
     def takes(self, letter: LetterShown) -> bool:
         """Whether ``letter`` is meant, the limit apart."""
-        if self._ids and not {entry_id(letter.id), entry_id(letter.entry.id)} & self._ids:
+        if self._ids and not self.met(letter):
             return False
         if self.type is not None and letter.entry.type != self.type:
             return False
@@ -124,11 +135,13 @@ class Done:
         done: letters that were redriven or dropped.
         gone: letters that somebody else had taken meanwhile.
         left: letters that were left where they are, since they hold no copy of an entry: nothing of ours wrote them.
+        met: of the ids that were asked for, those that there were.
     """
 
     done: int = 0
     gone: int = 0
     left: int = 0
+    met: set[EntryId] = field(default_factory=set)
 
 
 class Desk:
@@ -152,6 +165,10 @@ class Desk:
         found = [group for group in seen.groups if group.name == self.group]
         return found[0].beside.dead if found and (found[0].exists or found[0].beside.ours) else None
 
+    async def last(self) -> EntryId:
+        """The id of the last letter that came."""
+        return (await self._observer.page(self.stream, (0, 0), 1, self.group)).last_generated
+
     async def chosen(
         self, selection: Selection, progress: Progress = bool
     ) -> AsyncIterator[tuple[Letter, LetterShown]]:
@@ -162,7 +179,7 @@ class Desk:
         place, end, looked, found = (0, 0), None, 0, 0
         while selection.limit is None or found < selection.limit:
             page = await self._observer.page(self.stream, place, _PAGE, self.group)
-            end = page.last_generated if end is None else end
+            end = min(page.last_generated, selection.last or page.last_generated) if end is None else end
             for letter in page.letters:
                 place = entry_id(letter.id) or place
                 if place > end:
@@ -216,7 +233,7 @@ class Desk:
         """
         done = done if done is not None else Done()
         pace = Pace(rate)
-        async for batch in self._batches(selection, pace.share(_BATCH), progress):
+        async for batch in self._batches(selection, pace.share(_BATCH), done, progress):
             await pace.wait(len(batch))
             again = [_redriven(letter) for letter in batch if letter.fields]
             done.left += len(batch) - len(again)
@@ -228,7 +245,7 @@ class Desk:
     async def drop(self, selection: Selection, *, done: Done | None = None, progress: Progress = bool) -> Done:
         """Delete the letters for good."""
         done = done if done is not None else Done()
-        async for batch in self._batches(selection, _BATCH, progress):
+        async for batch in self._batches(selection, _BATCH, done, progress):
             many = await self._letters.drop(self.stream, self.group, [letter.id for letter in batch])
             done.done += many
             done.gone += len(batch) - many
@@ -251,26 +268,34 @@ class Desk:
             The letter as it is now; it has a new id.
 
         Raises:
-            ConfigError: there is no such letter, or more than one, or a field may not be changed.
+            ConfigError: there is no such letter, or more than one, a field may not be changed, or none would be left.
         """
         for name in (*values, *without):
             if name.startswith(_OURS) or not name:
                 raise ConfigError(f"the field {name!r} cannot be edited: names that begin with sw- are ours")
+            check_utf8("the field", name)
         found = await self.find(id)
         if len(found) != 1:
             which = "no dead letter" if not found else f"{len(found)} dead letters; name one by its own id:"
             ids = ", ".join(letter.id for letter, _ in found)
             raise ConfigError(f"{self.stream}/{self.group} has {which} {ids or id}")
+        if not found[0][0].fields:
+            raise ConfigError(f"the dead letter {id} holds no copy of an entry: nothing of ours wrote it")
         edited = _edited(found[0][0], values, without, by)
+        if not edited.fields:
+            raise ConfigError(f"the dead letter {id} would have no field left; to be rid of it, drop it")
         new = await self._letters.amend(self.stream, self.group, edited)
         if new is None:
             raise ConfigError(f"the dead letter {id} is not there any more: somebody was faster")
         return letter_shown(replace(edited, id=new))
 
-    async def _batches(self, selection: Selection, most: int, progress: Progress) -> AsyncIterator[list[Letter]]:
+    async def _batches(
+        self, selection: Selection, most: int, done: Done, progress: Progress
+    ) -> AsyncIterator[list[Letter]]:
         batch: list[Letter] = []
         size = 0
         async for letter, shown in self.chosen(selection, progress):
+            done.met |= selection.met(shown)
             batch.append(letter)
             size += shown.entry.size
             if len(batch) >= most or size >= _BATCH_BYTES:
@@ -287,20 +312,23 @@ def _redriven(letter: Letter) -> Letter:
 def _edited(letter: Letter, values: Mapping[str, bytes], without: Sequence[str], by: str) -> Letter:
     wanted = {name.encode(): value for name, value in values.items()}
     left_out = {name.encode() for name in without}
+    touched = left_out | wanted.keys()
+    marks = letter.marks
+    before = list(zip(letter.fields[::2], letter.fields[1::2], strict=False))
+    # How it was published is what counts, not what an earlier edit made of it.
+    kept = {name for name, _ in marks.was} | {*marks.added}
+    was = [(name, value) for name, value in before if name in touched and name not in kept]
+    added = [name for name in wanted if name not in kept and name not in dict(before)]
     fields: list[bytes] = []
-    was = list(letter.marks.was)
-    kept = {name for name, _ in was}  # from an earlier edit: how it was published is what counts
-    for at in range(0, len(letter.fields) - 1, 2):
-        name, value = letter.fields[at], letter.fields[at + 1]
-        if name in left_out or name in wanted:
-            if name not in kept:
-                was.append((name, value))
-            if name in left_out:
-                continue
-            value = wanted.pop(name)
-        fields += (name, value)
+    for name, value in before:
+        if name not in left_out:
+            fields += (name, wanted.pop(name, value))
     for name, value in wanted.items():
         fields += (name, value)
     told = ", ".join((*values, *(f"without {name}" for name in without)))
     note = f"{datetime.now(UTC).isoformat(timespec='seconds')} by {by}: {told}"
-    return replace(letter, fields=fields, marks=replace(letter.marks, edited=note, was=tuple(was)))
+    return replace(
+        letter,
+        fields=fields,
+        marks=replace(marks, edited=note, was=(*marks.was, *was), added=(*marks.added, *added)),
+    )

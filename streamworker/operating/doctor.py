@@ -143,19 +143,20 @@ class Doctor:
         for facts, stream in both:
             found += about(check_clock(facts), check="ids", stream=stream.stream)
             for group, one in zip(stream.groups, facts.groups, strict=True):
+                members = await self._members(facts, one, group)
                 checks = {
-                    "groups": check_group(group),
+                    "groups": check_group(group, members),
                     "lag": check_lag(facts, one, now.lags[stream.stream, group.group]),
-                    "consumers": check_consumers(group, await self._members(facts, one, group)),
+                    "consumers": check_consumers(group, members),
                 }
                 for check, those in checks.items():
                     found += about(those, check=check, stream=stream.stream, group=group.group)
         return found
 
     async def _members(self, stream: StreamFacts, facts: GroupFacts, group: GroupStatus) -> Sequence[ConsumerStatus]:
-        if group.consumers or not group.exists:
+        if group.members <= len(facts.consumers):
             return group.consumers
-        # Monitoring tells of no members where they are too many; here these are what is looked for.
+        # Monitoring does not tell of all where they are too many; here these are what is looked for.
         members = await self._examining.consumers(group.stream, group.group)
         return [consumer_status(one, facts.beside.values.get(one.name), stream.now) for one in members]
 

@@ -11,6 +11,7 @@ from streamworker.monitoring.facts import Observer
 from streamworker.operating.desk import Desk, Letters
 from streamworker.operating.doctor import Doctor, Examining, Role
 from streamworker.operating.findings import Finding, Mended
+from streamworker.operating.places import check_utf8
 from streamworker.operating.steering import Controls, Steering
 from streamworker.operating.trimming import Progress, StreamTrimmer, Trimmed
 from streamworker.retention import Limits
@@ -53,11 +54,21 @@ class Operator:
         return self._backend.observer
 
     def desk(self, stream: str, group: str) -> Desk:
-        """The dead letters of ``group``."""
+        """The dead letters of ``group``.
+
+        Raises:
+            ConfigError: a name is not UTF-8.
+        """
+        _check(stream, group)
         return Desk(self._backend.observer, self._backend.letters, stream, group)
 
     def group(self, stream: str, group: str) -> Controls:
-        """What ``group`` reads, and whether."""
+        """What ``group`` reads, and whether.
+
+        Raises:
+            ConfigError: a name is not UTF-8.
+        """
+        _check(stream, group)
         return Controls(self._backend.observer, self._backend.steering, stream, group)
 
     async def trim(
@@ -111,3 +122,8 @@ class Operator:
     async def close(self) -> None:
         """Drop the connections."""
         await self._backend.close()
+
+
+def _check(stream: str, group: str) -> None:
+    check_utf8("the stream", stream)
+    check_utf8("the group", group)

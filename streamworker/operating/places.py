@@ -57,6 +57,18 @@ def time_of(text: str, now: float) -> float | None:
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def check_utf8(what: str, name: str) -> None:
+    """A name on a command line may be any bytes; what we keep has names of UTF-8.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{what} {name!r} is no UTF-8: only other programs have such names; use redis-cli") from None
+
+
 def _where(place: Place, stream: StreamFacts) -> EntryId | int:
     """An id, or milliseconds."""
     if place == "beginning":

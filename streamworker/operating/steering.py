@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from streamworker.errors import ConfigError
+from streamworker.identity import RELEASED
 from streamworker.ids import EntryId, parse_id, written
 from streamworker.monitoring.facts import GroupFacts, Observer, StreamFacts
 from streamworker.monitoring.snapshots import status
@@ -49,9 +50,10 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """``before``: up to where the group had read. Or it stays there, since ``consumer`` has ``pending``."""
+    """``before``: up to where it had read. Or it stays: ``consumer`` has ``pending``, or it ``passed`` the place."""
 
     before: EntryId | None = None
+    passed: str | None = None
     pending: str | None = None
     consumer: str | None = None
 
@@ -75,8 +77,11 @@ class Steering(Protocol):
         """Let the next replay of this range begin at its beginning."""
         ...
 
-    async def replay(self, stream: str, group: str, wanted: Range, most: int) -> Replayed:
-        """Give the next entries of the range to the group again, ``most`` at most."""
+    async def replay(self, stream: str, group: str, wanted: Range, most: int, *, goes_on: bool = False) -> Replayed:
+        """Give the next entries of the range to the group again, ``most`` at most.
+
+        ``goes_on``: this is not the first call, so where no place is kept another one has come to the end.
+        """
         ...
 
     async def count(self, stream: str, group: str, wanted: Range, at: str | None) -> Replayed:
@@ -86,14 +91,14 @@ class Steering(Protocol):
     async def seek(
         self, stream: str, group: str, behind: EntryId, position: int | None, *, back: bool
     ) -> Sought | None:
-        """Let the group read on behind an id; None if there is no such group.
+        """Let the group read on behind an id, but not back over what is pending; None if there is no such group.
 
         Args:
             stream: the stream.
             group: the group.
             behind: the id.
             position: how many entries were ever added up to there; None if nobody knows.
-            back: refuse where something behind it is pending.
+            back: whether it may go back at all.
         """
         ...
 
@@ -185,6 +190,7 @@ class Controls:
         *,
         rate: float | None = None,
         dry: bool = False,
+        anew: bool = False,
         progress: Callable[[Replayed], object] = bool,
     ) -> Replayed:
         """Give a range to the group again, and to no other: each entry once more, with a new count of deliveries.
@@ -196,16 +202,22 @@ class Controls:
             wanted: the range, see ``range``.
             rate: how many a second; None as fast as it goes.
             dry: only count.
+            anew: begin at the beginning, also where an earlier one was interrupted.
             progress: is told how much was done so far.
         """
         pace = Pace(rate)
         total = Replayed(0, 0, 0, None)
         at: str | None = None
+        if anew and not dry:
+            await self._steering.forget(self.stream, self.group, wanted)
+        elif dry and not anew and (place := await self.unfinished(wanted)) is not None:
+            at = f"({place}"
         while wanted.first <= wanted.last:
             if dry:
                 step = await self._steering.count(self.stream, self.group, wanted, at)
             else:
-                step = await self._steering.replay(self.stream, self.group, wanted, pace.share(_MOST))
+                most = pace.share(_MOST)
+                step = await self._steering.replay(self.stream, self.group, wanted, most, goes_on=at is not None)
                 await pace.wait(step.copied)
             total = Replayed(
                 total.looked + step.looked, total.copied + step.copied, total.pending + step.pending, step.rest
@@ -220,18 +232,19 @@ class Controls:
         """The entry behind which an earlier replay of this range stopped; None if there was none."""
         return await self._steering.unfinished(self.stream, self.group, wanted)
 
-    async def restart(self, wanted: Range) -> None:
-        """Let the next replay of this range begin at its beginning."""
-        await self._steering.forget(self.stream, self.group, wanted)
-
     async def plan_seek(self, to: Place) -> SeekPlan:
         """What a seek to this place would mean.
 
         Raises:
-            ConfigError: there is no such group.
+            ConfigError: there is no such group, or the place lies ahead of the stream.
         """
         stream, group = await self._seen()
         then = behind(to, stream)
+        if then > stream.last_generated:
+            raise ConfigError(
+                f"{to} lies ahead of the last entry of {self.stream}: all that is published until then would never be "
+                "read. Write end to go to the end; dates are UTC unless they say otherwise"
+            )
         after = await self._observer.count(self.stream, then, stream.last_generated, _MOST_COUNTED)
         between = [
             await self._observer.count(self.stream, *ids, _MOST_COUNTED) if ids[0] < ids[1] else 0
@@ -251,17 +264,20 @@ class Controls:
         """Let the group read on somewhere else: the workers follow with their next read.
 
         Raises:
-            ConfigError: there is no such group (any more), or it would go back over what is pending.
+            ConfigError: there is no such group (any more), it would go back over what is pending, or it has read past
+                the place since it was planned to go forward.
         """
-        now, then = (parse_id(plan.now), parse_id(plan.then))
+        now, then = parse_id(plan.now), parse_id(plan.then)
         sought = await self._steering.seek(self.stream, self.group, then, plan.position, back=then < now)
         if sought is None:
             raise self._missing()
+        if sought.passed is not None:
+            raise ConfigError(f"{self} has read past {plan.then} meanwhile, up to {sought.passed}: nothing is skipped")
         if sought.before is None:
             raise ConfigError(
                 f"{self} cannot go back to {plan.then}: the entry {sought.pending} behind it is pending with consumer "
                 f"{sought.consumer!r}, and would be handled twice at the same time. Wait until it is settled "
-                "(streamworker inspect tells), pause the group and try again; or use streamworker replay, which can"
+                "(streamworker inspect tells), or use streamworker replay, which leaves out what is pending"
             )
 
     async def claim(self, consumer: str, *, force: bool = False) -> Taken:
@@ -284,6 +300,8 @@ class Controls:
         if member is None:
             names = ", ".join(repr(one.name) for one in group.consumers if one.pending) or "no consumer"
             raise ConfigError(f"{self} has no consumer {consumer!r}; {names} has something pending")
+        if consumer == RELEASED:  # whose entries are free already
+            return Taken(pending=member.pending, how="released")
         if member.alive and not force:
             raise ConfigError(
                 f"{consumer!r} is alive: its last heartbeat is {member.beat_seconds or 0:.1f} s old. What it holds "

@@ -56,7 +56,7 @@ def check_consumers(group: GroupStatus, consumers: Sequence[ConsumerStatus]) -> 
         )
     held = sorted((one for one in gone if one.pending), key=lambda one: -one.pending)
     # Where a worker of ours lives it takes over from those that died.
-    if held and not any(one.alive for one in group.consumers):
+    if held and not any(one.alive for one in consumers):
         names = tuple(one.name for one in held)
         yield warning(
             f"{_few(names, 'consumer', 'consumers')} asked for nothing for more than {span(LEFT_BEHIND)}, with "
@@ -66,7 +66,7 @@ def check_consumers(group: GroupStatus, consumers: Sequence[ConsumerStatus]) -> 
         )
 
 
-def check_group(group: GroupStatus) -> Iterator[Finding]:
+def check_group(group: GroupStatus, consumers: Sequence[ConsumerStatus]) -> Iterator[Finding]:
     """Whether somebody reads it."""
     words = _words(group.stream, group.group)
     if not group.exists:
@@ -84,7 +84,7 @@ def check_group(group: GroupStatus) -> Iterator[Finding]:
         return
     pending = group.oldest_pending
     waits = max(group.lag_seconds or 0.0, pending.idle_seconds if pending is not None else 0.0)
-    if waits > LEFT_BEHIND and not any(_lives(one) for one in group.consumers):
+    if waits > LEFT_BEHIND and not any(map(_lives, consumers)):
         yield warning(
             f"nobody reads it: {number(group.lag)} unread and {number(group.pending)} pending, for {span(waits)}; "
             "its stream cannot be trimmed",

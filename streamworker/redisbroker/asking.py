@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from redis.crc import key_slot
@@ -27,7 +28,7 @@ class Asking:
         """
         script, keys, arguments = call
         try:
-            return await self._ask(stream, ([], [(script, keys, arguments)]))
+            return await self._ask(stream, ([], [(script, keys, _bytes(arguments))]))
         except BrokerError as error:
             elsewhere = isinstance(error, Moved) or "CROSSSLOT" in str(error)
             if elsewhere and len({key_slot(key) for key in (encoded(stream), *keys)}) > 1:
@@ -39,7 +40,7 @@ class Asking:
 
     async def command(self, stream: str, *command: Any) -> Any:
         """Run one command."""
-        return await self._ask(stream, ([command], []))
+        return await self._ask(stream, ([_bytes(command)], []))
 
     async def _ask(self, stream: str, question: Question) -> Any:
         for again in (True, False):
@@ -50,6 +51,10 @@ class Asking:
                 raise reply
             return reply
         raise AssertionError("not reached")
+
+
+def _bytes(arguments: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(encoded(one) if isinstance(one, str) else one for one in arguments)
 
 
 def encoded(name: str) -> bytes:

@@ -149,7 +149,7 @@ def _stream(name: str, reply: list[Any], groups: tuple[GroupFacts, ...]) -> Stre
 
 
 def _group(flat: list[Any]) -> GroupFacts:
-    name, pending, last_delivered, read, lag, next_id, oldest, consumers = flat
+    name, pending, last_delivered, read, lag, next_id, oldest, members, consumers = flat
     return GroupFacts(
         name=decoded(name),
         pending=pending,
@@ -158,11 +158,12 @@ def _group(flat: list[Any]) -> GroupFacts:
         server_lag=lag,
         next_id=_id(next_id),
         oldest=oldest_of(oldest),
+        members=members,
         consumers=tuple(
             ConsumerFacts(
                 name=decoded(consumer),
                 pending=held,
-                idle=idle / 1000,
+                idle=None if idle is None else idle / 1000,
                 inactive=None if inactive is None or inactive < 0 else inactive / 1000,
             )
             for consumer, held, idle, inactive in consumers

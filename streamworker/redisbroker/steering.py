@@ -29,16 +29,16 @@ class RedisSteering:
         place = await self._asking.command(stream, "HGET", Keys.of(stream, group).consumers, _place(wanted))
         return None if place is None else decoded(place).removeprefix("(")
 
-    async def replay(self, stream: str, group: str, wanted: Range, most: int) -> Replayed:
-        return await self._replay(stream, group, wanted, written(wanted.first), most, 1)
+    async def replay(self, stream: str, group: str, wanted: Range, most: int, *, goes_on: bool = False) -> Replayed:
+        return await self._replay(stream, group, wanted, written(wanted.first), most, "on" if goes_on else "begin")
 
     async def forget(self, stream: str, group: str, wanted: Range) -> None:
         await self._asking.command(stream, "HDEL", Keys.of(stream, group).consumers, _place(wanted))
 
     async def count(self, stream: str, group: str, wanted: Range, at: str | None) -> Replayed:
-        return await self._replay(stream, group, wanted, at or written(wanted.first), _LOOKED, 0)
+        return await self._replay(stream, group, wanted, at or written(wanted.first), _LOOKED, "")
 
-    async def _replay(self, stream: str, group: str, wanted: Range, start: str, most: int, real: int) -> Replayed:
+    async def _replay(self, stream: str, group: str, wanted: Range, start: str, most: int, how: str) -> Replayed:
         keys = Keys.of(stream, group)
         looked, copied, pending, place = await self._asking.script(
             stream,
@@ -46,7 +46,7 @@ class RedisSteering:
             (keys.stream, keys.retry, keys.consumers),
             (
                 group, _place(wanted), start, written(wanted.last), _LOOKED, most, MOVE_BYTES,
-                "" if wanted.type is None else f"={wanted.type}", real,
+                "" if wanted.type is None else f"={wanted.type}", how,
             ),
         )  # fmt: skip
         return Replayed(looked, copied, pending, None if place is None else str(place, "ascii"))
@@ -54,12 +54,14 @@ class RedisSteering:
     async def seek(
         self, stream: str, group: str, behind: EntryId, position: int | None, *, back: bool
     ) -> Sought | None:
-        arguments = (group, written(behind), "" if position is None else position, int(back))
+        arguments = (encoded(group), written(behind), "" if position is None else position, int(back))
         reply = await self._asking.script(stream, scripts.SEEK, (encoded(stream),), arguments)
         if not reply:
             return None
-        if reply[0]:
+        if reply[0] == 1:
             return Sought(before=parse_id(reply[1]))
+        if reply[0] == 2:
+            return Sought(passed=str(reply[1], "ascii"))
         return Sought(pending=str(reply[1], "ascii"), consumer=decoded(reply[2]))
 
     async def hand_over(self, stream: str, group: str, consumer: str, most: int) -> int:

@@ -16,9 +16,12 @@ from redis.asyncio import Redis
 from streamworker import App, Message, Reject
 from streamworker.errors import ConfigError
 from streamworker.operating.desk import Selection
+from streamworker.redisbroker.packing import pack
 from tests.commands import Said, call, command
+from tests.conftest import ServerOf
 from tests.roles import as_role
 from tests.running import Watched, burst, on_all_servers
+from tests.terminal import Terminal
 from tests.waiting import wait_until
 
 
@@ -213,7 +216,7 @@ async def test_what_is_no_dead_letter_of_ours_is_left_where_it_is(
     await redis.xadd(watched.keys.dead, {"sw-fields": "no copy"})
     said = await dead("redrive", stream, "billing", "--all", url=admin_url)
     told = f"2 dead letters of {stream}/billing redriven; 2 left, which hold no copy of an entry\n"
-    assert (said.code, said.out) == (0, told)
+    assert (said.code, said.out) == (1, told)
     assert await redis.xlen(watched.keys.dead) == 2
     assert await redis.xlen(watched.keys.retry) == 2
 
@@ -226,6 +229,15 @@ async def test_an_export_holds_every_byte(redis: Redis, admin_url: str, stream: 
     assert [json.loads(line["entry"]["body"])["n"] for line in lines] == [0, 1, 2, 3, 4]
     raw = [[base64.b64decode(part) for part in pair] for pair in lines[3]["raw"]]
     assert raw == [[b"data", b'{"n": 3}'], [b"type", b"odd"], [b"tenant", b"acme"]]
+
+
+async def test_an_export_that_cannot_be_written_is_one_message(
+    redis: Redis, admin_url: str, stream: str, watched: Watched, tmp_path: Path
+) -> None:
+    await letter(redis, watched, b"data", b"x" * 10_000)
+    for file, why in (("/dev/full", "No space left"), (str(tmp_path), "Is a directory")):
+        said = await dead("export", stream, "billing", "--output", file, url=admin_url)
+        assert (said.code, said.err.count("\n"), why in said.err) == (1, 1, True)
 
 
 async def test_a_group_that_is_not_there_and_an_empty_desk_are_different_things(
@@ -274,6 +286,114 @@ async def test_a_redrive_of_5000_killed_in_the_middle_and_run_again_handles_each
     assert gateway.handled == dict.fromkeys(range(5000), 1)
     assert await watched.letters() == []
     assert await redis.xlen(watched.keys.retry) == 0
+
+
+async def letter(redis: Redis, watched: Watched, *fields: bytes, **facts: str) -> None:
+    """A dead letter that holds these fields."""
+    await redis.xgroup_create(watched.keys.stream, "billing", "0", mkstream=True)
+    words = {"sw-id": "1-1", "sw-reason": "no", **facts}
+    await watched.do(
+        "XADD", watched.keys.dead, "*", *(one for pair in words.items() for one in pair), "sw-fields", pack([*fields])
+    )
+
+
+async def test_all_that_was_published_is_kept_through_edits_and_nothing_that_was_not(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await letter(redis, watched, b"data", b"one", b"data", b"two", b"tenant", b"acme")
+    words = ("edit", stream, "billing", "1-1", "--json")
+    for change in (("--set", "data=x"), ("--unset", "data"), ("--set", "new=1"), ("--set", "new=2")):
+        said = await dead(*words, *change, url=admin_url)
+        assert (said.code, said.err) == (0, "")
+    (kept,) = await watched.letters()
+    assert kept.fields[:4] == [b"tenant", b"acme", b"new", b"2"]
+    pairs = list(zip(kept.fields[::2], kept.fields[1::2], strict=True))
+    assert [pair for pair in pairs if pair[0].startswith(b"sw-was")] == [
+        (b"sw-was-data", b"one"), (b"sw-was-data", b"two")
+    ]  # fmt: skip
+    assert "new" not in said.objects[0]["was"]
+
+
+async def test_a_letter_without_a_copy_cannot_be_edited_nor_one_be_emptied(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await letter(redis, watched, b"data", b"one")
+    said = await dead("edit", stream, "billing", "1-1", "--unset", "data", url=admin_url)
+    assert (said.code, "no field left" in said.err) == (2, True)
+    for id, more in (("2-2", ()), ("3-3", ("sw-fields", b"\xff\xff"))):
+        await watched.do("XADD", watched.keys.dead, "*", "sw-id", id, *more)
+        before = await redis.xrange(watched.keys.dead)
+        said = await dead("edit", stream, "billing", id, "--set", "data=x", url=admin_url)
+        assert (said.code, "holds no copy of an entry" in said.err) == (2, True)
+        assert await redis.xrange(watched.keys.dead) == before
+
+
+@pytest.mark.parametrize("verb", ["redrive", "drop"])
+async def test_an_id_that_is_not_there_and_a_letter_that_is_left_end_it_with_1(
+    redis: Redis, admin_url: str, stream: str, watched: Watched, verb: str
+) -> None:
+    yes = ("--yes",) if verb == "drop" else ()
+    await letter(redis, watched, b"data", b"one")
+    for dry in (("--dry-run",), ()):
+        said = await dead(verb, stream, "billing", "1-1", "77-0", *(dry or yes), url=admin_url)
+        assert (said.code, said.err.splitlines()[-1]) == (1, f"Error: {stream}/billing has no dead letter 77-0")
+        assert "1 dead letter of" in said.out + said.err
+    if verb == "redrive":
+        await redis.xadd(watched.keys.dead, {"sw-id": "2-2"})
+        for dry in (("--dry-run",), ()):
+            said = await dead(verb, stream, "billing", "--all", *dry, url=admin_url)
+            assert (said.code, "1 left, which hold no copy of an entry" in said.out) == (1, True)
+
+
+async def test_letters_that_come_while_it_asks_are_not_dropped(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await letter(redis, watched, b"data", b"one")
+    words = command("dead", "drop", stream, "billing", "--all", url=admin_url, role="operator")
+    with Terminal(*words, columns=120) as terminal:
+        await asyncio.to_thread(terminal.shows, "Drop them?")
+        later = await redis.xadd(watched.keys.dead, {"sw-id": "2-2", "sw-fields": pack([b"data", b"two"])})
+        terminal.press("y\n")
+        assert await asyncio.to_thread(terminal.wait) == 0
+    assert [id for id, _ in await redis.xrange(watched.keys.dead) or ()] == [later]
+
+
+async def test_a_connection_that_the_server_closed_while_it_asked_is_made_again(make_server: ServerOf) -> None:
+    server = make_server("valkey-9.1", "--timeout", "1")
+    async with Redis(port=server.port, protocol=2) as redis:
+        await letter(redis, watched := Watched(redis, "orders", "billing"), b"data", b"one")
+        words = command("dead", "drop", "orders", "billing", "--all", url=server.url, role="operator")
+        with Terminal(*words, columns=120) as terminal:
+            await asyncio.to_thread(terminal.shows, "Drop them?")
+            await wait_until(lambda: _alone(watched), 15, "the server has hung up")
+            terminal.press("y\n")
+            assert await asyncio.to_thread(terminal.wait) == 0, terminal.text
+        assert await redis.xlen(watched.keys.dead) == 0
+
+
+async def _alone(watched: Watched) -> bool:
+    return bool((await watched.do("CLIENT", "LIST")).count(b" laddr=") == 1)
+
+
+async def test_groups_of_a_stream_tells_also_of_those_that_are_gone_and_of_no_stream(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await letter(redis, watched, b"data", b"one")
+    await redis.xgroup_destroy(stream, "billing")
+    said = await dead("groups", stream, "--json", url=admin_url)
+    assert [(one["group"], one["count"]) for one in said.objects] == [("billing", 1)]
+    said = await dead("groups", f"no-{stream}", url=admin_url)
+    assert (said.code, said.err) == (1, f"Error: there is no stream no-{stream}\n")
+
+
+@pytest.mark.parametrize("fact", ["sw-deliveries", "sw-id"])
+async def test_numbers_of_thousands_of_digits_do_not_stop_the_desk(
+    redis: Redis, admin_url: str, stream: str, watched: Watched, fact: str
+) -> None:
+    await letter(redis, watched, b"data", b"one", **{fact: "9" * 5000})
+    for words in (("list",), ("redrive", "--all", "--dry-run"), ("groups",)):
+        said = await dead(words[0], stream, "billing", *words[1:], url=admin_url)
+        assert (said.code, said.err) == (0, "")
 
 
 async def _moved(redis: Redis, watched: Watched, many: int) -> bool:

@@ -29,7 +29,7 @@ STREAM_FIELDS = {
 GROUP_FIELDS = {
     "stream", "group", "exists", "lag", "lag_kind", "server_lag", "lag_seconds", "pending", "oldest_pending",
     "retries", "next_retry_seconds", "backlog", "dead_letters", "oldest_dead_letter", "newest_dead_letter", "trimmed",
-    "read_rate", "ack_rate", "drain_seconds", "falls_behind", "paused", "paused_note", "consumers",
+    "read_rate", "ack_rate", "drain_seconds", "falls_behind", "paused", "paused_note", "members", "consumers",
 }  # fmt: skip
 OLDEST_FIELDS = {"id", "consumer", "deliveries", "idle_seconds", "age_seconds"}
 CONSUMER_FIELDS = {

@@ -6,8 +6,9 @@ import asyncio
 import json
 import subprocess
 from collections import Counter
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import pytest
@@ -16,9 +17,15 @@ from redis.asyncio import Redis
 from streamworker import App, Message
 from streamworker.errors import ConfigError
 from streamworker.monitoring.facts import StreamFacts
+from streamworker.operating import Operator
 from streamworker.operating.places import behind, from_, upto
+from streamworker.redisbroker.broker import RedisBroker
+from streamworker.redisbroker.packing import pack
+from streamworker.report import Report, heartbeat_value
+from streamworker.retention import Limits
 from tests.commands import Said, call, command
 from tests.conftest import ProgramOf
+from tests.roles import as_role
 from tests.running import Watched, burst, on_all_servers, working
 from tests.servers import Server
 from tests.waiting import wait_until
@@ -316,6 +323,161 @@ async def test_a_group_is_paused_also_while_the_server_is_out_of_memory_and_a_re
     assert (await steer("dead", "redrive", stream, "billing", "--all", url=own_server.url)).code == 0
     assert await watched.letters() == []
     assert await own_redis.xlen(watched.keys.retry) == 10
+
+
+@pytest.fixture
+async def operator(admin_url: str) -> AsyncIterator[Operator]:
+    made = Operator(RedisBroker(as_role(admin_url, "operator")).operator())
+    yield made
+    await made.close()
+
+
+@on_all_servers
+@pytest.mark.parametrize("held", [True, False])
+async def test_a_seek_that_was_to_skip_never_goes_back(
+    redis: Redis, operator: Operator, stream: str, watched: Watched, held: bool
+) -> None:
+    await publish(redis, stream, range(10))
+    await redis.xgroup_create(stream, "billing", "0")
+    controls = operator.group(stream, "billing")
+    plan = await controls.plan_seek("end")
+    assert plan.skipped == 10
+    await publish(redis, stream, range(10, 20))
+    await redis.xreadgroup("billing", "web", {stream: ">"}, noack=not held)  # while somebody is asked
+    before = await watched.info()
+    with pytest.raises(ConfigError, match="has read past"):
+        await controls.seek(plan)
+    assert await watched.info() == before
+
+
+@on_all_servers
+async def test_a_seek_ahead_of_the_stream_is_refused_since_all_that_comes_would_be_lost(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await publish(redis, stream, range(3))
+    await redis.xgroup_create(stream, "billing", "0")
+    before = await watched.info()
+    for place in ("2099-01-01T00:00", "99999999999999-0"):
+        said = await steer("seek", stream, "billing", "--to", place, "--yes", url=admin_url)
+        assert (said.code, "lies ahead of the last entry" in said.err) == (2, True)
+    assert await watched.info() == before
+
+
+@on_all_servers
+async def test_two_replays_of_a_range_at_once_give_each_entry_once(
+    redis: Redis, operator: Operator, stream: str, watched: Watched
+) -> None:
+    await publish(redis, stream, range(3000))
+    await redis.xgroup_create(stream, "billing", "$")
+    controls = operator.group(stream, "billing")
+    wanted = await controls.range("beginning", "end")
+    done = await asyncio.gather(*(controls.replay(wanted) for _ in range(3)))
+    assert sum(one.copied for one in done) == 3000
+    assert await redis.xlen(watched.keys.retry) == 3000
+
+
+@on_all_servers
+async def test_a_replay_up_to_a_place_that_was_passed_gives_nothing_and_forgets_nothing(
+    redis: Redis, operator: Operator, stream: str, watched: Watched
+) -> None:
+    ids = await publish(redis, stream, range(3000))
+    await redis.xgroup_create(stream, "billing", "$")
+    controls = operator.group(stream, "billing")
+    wanted = await controls.range("beginning", "end")
+    first = await operator._backend.steering.replay(stream, "billing", wanted, 1000)  # and then it is interrupted
+    assert first.copied == 1000
+    shorter = await controls.range("beginning", ids[499])
+    assert (await controls.replay(shorter)).copied == 0
+    assert await controls.unfinished(wanted) == ids[999]
+    assert (await controls.replay(wanted, dry=True)).copied == 2000
+    assert (await controls.replay(wanted, dry=True, anew=True)).copied == 3000
+    assert (await controls.replay(wanted)).copied == 2000
+    assert await redis.xlen(watched.keys.retry) == 3000
+
+
+@on_all_servers
+async def test_the_greatest_id_is_replayed_sought_and_seen_as_any_other(
+    redis: Redis, operator: Operator, admin_url: str, stream: str
+) -> None:
+    greatest = f"{2**64 - 1}-{2**64 - 1}"
+    await redis.xadd(stream, {"data": "1"}, id="5-0")
+    await redis.xadd(stream, {"data": "2"}, id=greatest)
+    await redis.xgroup_create(stream, "billing", greatest)
+    controls = operator.group(stream, "billing")
+    wanted = await controls.range("beginning", "end")
+    assert (await controls.replay(wanted, rate=100)).copied == 2
+    said = await steer("status", stream, "--json", "--interval", "0", url=admin_url)
+    assert (said.code, said.objects[0]["groups"][0]["lag"]) == (0, 0)
+    await controls.seek(await controls.plan_seek("beginning"))
+    said = await steer("lag", stream, "billing", url=admin_url)
+    assert (said.code, said.out) == (0, "2\n")
+
+
+@on_all_servers
+async def test_entries_that_are_free_already_can_be_claimed_without_end_and_to_no_harm(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await publish(redis, stream, range(3))
+    await redis.xgroup_create(stream, "billing", "0")
+    await redis.xreadgroup("billing", "released", {stream: ">"})
+    said = await steer("claim", stream, "billing", "released", url=admin_url)
+    assert (said.code, said.out.startswith("3 entries of released released")) == (0, True)
+    assert await watched.pending("released") == 3
+
+
+async def test_who_holds_something_is_known_also_among_thousands(
+    redis: Redis, operator: Operator, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await publish(redis, stream, range(3))
+    await redis.xgroup_create(stream, "billing", "0")
+    async with redis.pipeline(transaction=False) as pipe:
+        for number in range(1200):
+            pipe.xgroup_createconsumer(stream, "billing", f"pod-{number}")
+        await pipe.execute()
+    await redis.xreadgroup("billing", "stuck", {stream: ">"}, count=2)
+    alive = heartbeat_value(1, 15.0, Report(host="h", at=time() + 3600))
+    await redis.hset(watched.keys.consumers, "alive-1-ab.sw", alive)
+    await redis.xgroup_createconsumer(stream, "billing", "alive-1-ab.sw")
+    held = (await operator.trim(stream, Limits(max_length=0))).held
+    assert held is not None
+    assert (held.consumer, held.workers, held.others) == ("stuck", 1, 1)
+    said = await steer("status", stream, "--json", "--interval", "0", url=admin_url)
+    (group,) = said.objects[0]["groups"]
+    assert group["members"] == 1202
+    assert {one["name"]: one["pending"] for one in group["consumers"]} == {"stuck": 2, "alive-1-ab.sw": 0}
+    assert (await steer("claim", stream, "billing", "stuck", url=admin_url)).code == 0
+    assert await watched.pending("released") == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pause", "{s}", "\udcff"), ("resume", "{s}", "\udcff"), ("claim", "{s}", "\udcff", "x"),
+        ("replay", "{s}", "\udcff", "--from", "beginning"), ("seek", "{s}", "\udcff", "--to", "end", "--yes"),
+        ("dead", "list", "{s}", "\udcff"), ("dead", "groups", "\udcff", "billing"),
+        ("dead", "edit", "{s}", "billing", "1-1", "--set", "\udcff=1"), ("dead", "show", "{s}", "\udcff", "1-1"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+async def test_a_name_that_is_no_utf8_is_one_message(
+    redis: Redis, admin_url: str, stream: str, words: tuple[str, ...]
+) -> None:
+    await redis.xgroup_create(stream, "billing", "0", mkstream=True)
+    said = await steer(*(word.format(s=stream) for word in words), url=admin_url)
+    assert (said.code, said.err.count("\n"), "no UTF-8" in said.err) == (2, 1, True), said
+
+
+async def test_bytes_where_text_is_expected_do_no_harm(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    await redis.xgroup_create(stream, "billing", "0", mkstream=True)
+    assert (await steer("pause", stream, "billing", "--by", "\udcff", url=admin_url)).code == 0
+    said = await steer("replay", stream, "billing", "--from", "beginning", "--type", "\udcff", url=admin_url)
+    assert (said.code, said.err) == (0, "")
+    await redis.xadd(watched.keys.dead, {"sw-id": b"\xff", "sw-fields": pack([b"data", b"1"])})
+    said = await steer("dead", "redrive", stream, "billing", "--all", url=admin_url)
+    assert (said.code, said.err) == (0, "")
+    assert await redis.xlen(watched.keys.retry) == 1
 
 
 async def _is_silent(url: str, stream: str, member: str) -> bool:

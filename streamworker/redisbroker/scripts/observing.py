@@ -17,7 +17,8 @@ MOST_CONSUMERS: Final = 1000
 #        bytes of memory or false, {old entries weighed, their bytes, new ones, their bytes}, groups}
 #       each group {name, pending, last delivered id, read or false, lag or false, next id or false,
 #                   {id, consumer, idle ms, deliveries} of the first pending one or {},
-#                   consumers {{name, pending, idle ms, inactive ms or false}…}}
+#                   how many consumers, consumers {{name, pending, idle ms or false, inactive ms or false}…}},
+#       where they are too many only those that have something pending, and not since when
 #       {the server's time in ms} if there is no such stream
 OBSERVE: Final = Script(
     NAMED
@@ -45,18 +46,23 @@ local new, new_bytes = weigh(redis.call('XREVRANGE', key, '+', '-', 'COUNT', man
 local groups = {}
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
   local group = named(flat)
-  local coming = redis.call('XRANGE', key, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)[1]
+  -- nothing comes behind the greatest id: the server would call it no id
+  local coming = redis.pcall('XRANGE', key, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)[1]
   local consumers = {}
   if group['consumers'] <= tonumber(ARGV[2]) then
     for _, one in ipairs(redis.call('XINFO', 'CONSUMERS', key, group['name'])) do
       one = named(one)
       consumers[#consumers + 1] = {one['name'], one['pending'], one['idle'], one['inactive'] or false}
     end
+  else
+    for _, one in ipairs(redis.call('XPENDING', key, group['name'])[4] or {}) do
+      consumers[#consumers + 1] = {one[1], tonumber(one[2]), false, false}
+    end
   end
   groups[#groups + 1] = {
     group['name'], group['pending'], group['last-delivered-id'], group['entries-read'] or false,
     group['lag'] or false, coming and coming[1] or false,
-    redis.call('XPENDING', key, group['name'], '-', '+', 1)[1] or {}, consumers,
+    redis.call('XPENDING', key, group['name'], '-', '+', 1)[1] or {}, group['consumers'], consumers,
   }
 end
 local first, last = info['first-entry'], info['last-entry']

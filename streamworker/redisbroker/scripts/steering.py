@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from streamworker.redisbroker.link import Script
+from streamworker.redisbroker.scripts.ids import LATER
 
 # A dead letter becomes a retry that is due: of the same group alone, with a new count.
 # KEYS  dead, retry
@@ -67,10 +68,12 @@ return before
 # in between and asked again, the same range goes on where it stopped. What is pending is left out: it will be handled.
 # KEYS  stream, retry, consumers
 # ARGV  group, the name of the place, first id, last id, how many to look at, how many to copy, bytes to copy at most,
-#       the type ('=' and a name; '' for any), '1' to copy, '0' only to count from the first id on
+#       the type ('=' and a name; '' for any), 'begin' or 'on' to copy, '' only to count from the first id on.
+#       'on' was called before: where no place is kept, another one has come to the end
 # gives {how many were looked at, how many copied, how many are pending, where to go on or false at the end}
 REPLAY: Final = Script(
-    """
+    LATER
+    + """
 local function bin(text)
   local n = #text
   if n < 256 then return '\\196' .. string.char(n) .. text end
@@ -82,8 +85,11 @@ local function packed(fields)
   for _, value in ipairs(fields) do parts[#parts + 1] = bin(value) end
   return table.concat(parts)
 end
-local group, real = ARGV[1], ARGV[9] == '1'
-local place = real and redis.call('HGET', KEYS[3], ARGV[2]) or ARGV[3]
+local group, real = ARGV[1], ARGV[9] ~= ''
+local kept = real and redis.call('HGET', KEYS[3], ARGV[2])
+if ARGV[9] == 'on' and not kept then return {0, 0, 0, false} end
+local place = kept or ARGV[3]
+if kept and later(string.sub(kept, 2), ARGV[4]) then return {0, 0, 0, false} end  -- it stays for who goes further
 local looked, copied, pending, bytes = 0, 0, 0, 0
 local function over()
   return looked >= tonumber(ARGV[5]) or copied >= tonumber(ARGV[6]) or bytes >= tonumber(ARGV[7])
@@ -110,7 +116,7 @@ while not over() do
     looked = looked + 1
     place = '(' .. id
   end
-  if #page < 10 and not over() then
+  if place == '(' .. ARGV[4] or (#page < 10 and not over()) then
     if real then redis.call('HDEL', KEYS[3], ARGV[2]) end
     return {looked, copied, pending, false}
   end
@@ -123,10 +129,12 @@ return {looked, copied, pending, place}
 # Where the group reads on. It is not moved back over what is pending: the next reader would take that from whoever
 # has it, and its count would begin again.
 # KEYS  stream
-# ARGV  group, the id behind which to read on, its position if it is known, '1' if that is further back
-# gives {} without such a group, {1, id up to which it had read}, or {0, first pending id behind it, its consumer}
+# ARGV  group, the id behind which to read on, its position if it is known, '1' if it may go back
+# gives {} without such a group, {1, id up to which it had read}, {0, first pending id behind it, its consumer},
+#       or {2, id up to which it has read} where that is behind the place, but it may not go back
 SEEK: Final = Script(
-    """
+    LATER
+    + """
 local before = false
 if redis.call('EXISTS', KEYS[1]) == 1 then
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
@@ -136,7 +144,8 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   end
 end
 if not before then return {} end
-if ARGV[4] == '1' then
+if later(before, ARGV[2]) then  -- now: since it was planned the group may have read on
+  if ARGV[4] ~= '1' then return {2, before} end
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '(' .. ARGV[2], '+', 1)[1]
   if pending then return {0, pending[1], pending[2]} end
 end

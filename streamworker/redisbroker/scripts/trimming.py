@@ -115,7 +115,8 @@ end
 local state, names, held = 0, {}, {}
 if first and ((max_length and length > max_length) or (old and later(old, first)) or (max_bytes and bytes > max_bytes))
 then
-  state = later(floor, first) and 1 or 2
+  -- what held the floor may be gone from the stream: the next call finds the one behind it
+  state = (later(floor, first) or (removed > 0 and holder and holder['pending'] and later(first, floor))) and 1 or 2
 end
 for at, group in ipairs(groups) do names[at] = group['name'] end
 if holder and holder['pending'] then
