@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from tests.roles import PREFIX, documented, rules_for_tests
 from tests.waiting import wait_until_sync
@@ -162,11 +164,12 @@ class Server:
 
     def denials(self) -> list[str]:
         """What the server has denied to the documented users since it was started; empty if it does not answer."""
-        if self.process is None:
+        # One that a test started from a thread has ended with the thread.
+        if self.process is None or self.process.poll() is not None:
             return []
         self.resume()
         try:
-            with Redis(port=self.port, protocol=2, socket_timeout=5.0) as client:
+            with Redis(port=self.port, protocol=2, socket_timeout=5.0, retry=Retry(NoBackoff(), 0)) as client:
                 entries = client.acl_log()
         except RedisError:  # a password, a script without an end, a full server: what a test wanted
             return []
