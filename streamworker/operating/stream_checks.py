@@ -99,18 +99,19 @@ def check_growth(streams: Iterable[tuple[StreamFacts, StreamStatus]]) -> Iterato
         removed = None if facts.added is None else facts.added - facts.length
         if not facts.exists or _trims(facts) or (removed or 0) > (facts.added or 0) / 100:
             continue
-        if removed is None or (stream.length < _LARGE[0] and (stream.memory_bytes or 0) < _LARGE[1]):
+        if stream.length < _LARGE[0] and (stream.memory_bytes or 0) < _LARGE[1]:
             small.append(stream.stream)
             continue
         memory = "" if stream.memory_bytes is None else f", {size(stream.memory_bytes)}"
         age = "" if stream.oldest_entry_seconds is None else f", the oldest {span(stream.oldest_entry_seconds)} old"
-        finding = warning(
-            f"nothing trims it: {entries(stream.length)}{memory}{age}",
+        # Redis 6.2 does not tell how many entries there ever were.
+        said, who = (note, "no worker of ours") if removed is None else (warning, "nothing")
+        finding = said(
+            f"{who} trims it: {entries(stream.length)}{memory}{age}",
             f"app.stream({name(stream.stream)!r}, max_age=...) lets workers trim it; streamworker trim does it once",
         )
         yield from about([finding], stream=stream.stream)
     if small:
-        # Redis 6.2 does not tell how many entries there ever were.
         yield note(
             f"nothing trims {_few(small, 'stream', 'streams')}, as far as anybody can tell; small as yet",
             "app.stream(NAME, max_age=...) lets workers trim one",

@@ -103,19 +103,22 @@ async def test_200_000_entries_of_a_dead_consumer_are_taken_over_beside_the_live
     live = Live(watch, worker)
     await live.until(lambda: len(live.waits()) >= 20, 20)
     before = memory(worker.pid)
+    began = monotonic()
     with pinged(numbers_server) as others:
         await live.until(lambda: words_of(worker, "old")[-1:] == [PENDING], 90)
+    took = monotonic() - began
     after = memory(worker.pid)
     await watch.rests()
     waits = sorted(live.waits())
     print(
-        f"live {live.count}: median {waits[len(waits) // 2]:.3f} s, longest {waits[-1]:.3f} s; "
+        f"took {took:.1f} s; live {live.count}: median {waits[len(waits) // 2]:.3f} s, longest {waits[-1]:.3f} s; "
         f"PING {others.longest:.3f} s; "
         f"script {await slowest_script(watch):.3f} s; memory {before:.0f} -> {after:.0f} MiB"
     )
     assert len(waits) == live.count
-    assert waits[len(waits) // 2] < 0.5
-    assert waits[-1] < 3.0
+    # Who stood behind the old ones would wait for as long as these take; on a slow machine everything takes longer.
+    assert waits[len(waits) // 2] < took / 20
+    assert waits[-1] < took / 4
     others.check()
     assert after - before < 50
     assert DEAD not in await watch.consumers()
