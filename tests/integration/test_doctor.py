@@ -618,3 +618,41 @@ async def test_mending_a_group_that_is_gone_is_not_done_and_said(operator: Opera
     assert (mended.done, mended.text) == (False, "there is no such group any more")
     with pytest.raises(ConfigError):
         await operator._backend.examining.set_right(stream, "billing", None, False)
+
+
+@SINCE_7
+async def test_a_lag_is_right_behind_deleted_entries_of_which_none_is_left(
+    operator: Operator, redis: Redis, watched: Watched, stream: str
+) -> None:
+    ids = [await redis.xadd(stream, {"data": "x"}) for _ in range(3)]
+    await redis.xgroup_create(stream, "billing", "0-1")
+    await redis.xdel(stream, ids[1])
+    await redis.xtrim(stream, maxlen=0, approximate=False)
+    finding = Finding(level="warning", text="", stream=stream, group="billing", fixable=True)
+    assert [one.done for one in await operator.mend([finding])] == [True]
+    for number in range(1, 4):
+        await redis.xadd(stream, {"data": "x"})
+        assert await server_lag(watched) == number
+
+
+@SINCE_7
+async def test_what_was_seen_and_is_so_no_more_is_not_mended(
+    operator: Operator, redis: Redis, watched: Watched, stream: str
+) -> None:
+    """Each step on the server looks again; these are the moments in between, made to last."""
+    examining = operator._backend.examining
+    for number in range(1, 11):
+        await redis.xadd(stream, {"data": "x"}, id=f"{number}-0")
+    await redis.xgroup_create(stream, "billing", "5-0")
+    before = await watched.info()
+    assert await examining.set_right(stream, "billing", ((7, 0), 7), False) is None  # it had read further
+    await redis.xtrim(stream, minid="4-0", approximate=False)
+    assert await examining.set_right(stream, "billing", ((3, 0), 3), False) is None  # what was counted was trimmed
+    assert await watched.info() == before
+    await redis.xtrim(stream, minid="9-0", approximate=False)
+    await redis.hset(watched.keys.consumers, "skipped", "3")
+    assert await examining.set_right(stream, "billing", None, False) is None  # trimmed unread, and not told yet
+    assert await examining.set_right(stream, "billing", None, True) == 2
+    await redis.xgroup_createconsumer(stream, "billing", "web")
+    assert await examining.delete_idle(stream, "billing", {"web": b""}, 3600.0) == 0
+    assert await watched.consumers() == ["web"]

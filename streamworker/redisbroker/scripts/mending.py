@@ -47,11 +47,15 @@ local place, first, last = group['last-delivered-id'], info['first-entry'], info
 local added, gone = info['entries-added'], info['entries-added'] - info['length']
 local known = redis.call('HGET', KEYS[2], 'skipped')
 local read
-if not first or later(first[1], place) then
-  if known and tonumber(known) ~= gone then return {1} end
-  read = gone
-elseif not later(last[1], place) then
+if (not first or later(first[1], place)) and known and tonumber(known) ~= gone then return {1} end
+if not first or not later(last[1], place) then
+  -- Behind the last id there is nothing yet, so the group may as well stand there: a server tells no lag across an
+  -- entry that was deleted, nor from the very id of it on.
+  if later(info['last-generated-id'], place) then place = info['last-generated-id'] end
+  if place == info['max-deleted-entry-id'] and place ~= '0-0' then return {2} end
   read = added
+elseif later(first[1], place) then
+  read = gone
 elseif ARGV[2] ~= '' then
   if later(first[1], ARGV[2]) or later(ARGV[2], place) then return {1} end
   local deleted = info['max-deleted-entry-id']
