@@ -96,7 +96,7 @@ def dead() -> None:
     """
 
 
-@dead.command("list")
+@dead.command("list", short_help="A line for each, the oldest first.")
 @click.argument("stream")
 @click.argument("group")
 @_choosing
@@ -126,7 +126,7 @@ def list_(
     ))  # fmt: skip
 
 
-@dead.command()
+@dead.command(short_help="What they died of, counted.")
 @click.argument("stream", required=False)
 @click.argument("group", required=False)
 @_choosing
@@ -158,7 +158,7 @@ def groups(
     ))  # fmt: skip
 
 
-@dead.command()
+@dead.command(short_help="All about one, with the traceback.")
 @click.argument("stream")
 @click.argument("group")
 @click.argument("id_", metavar="ID")
@@ -179,7 +179,7 @@ def show(stream: str, group: str, id_: str, as_json: bool, redis: str | None, re
     _run(redis, redis_file, lambda desk: desk.show(stream, group, id_, as_json=as_json))
 
 
-@dead.command()
+@dead.command(short_help="Give them to the group once more, byte for byte.")
 @click.argument("stream")
 @click.argument("group")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
@@ -216,7 +216,7 @@ def redrive(
     _run(redis, redis_file, lambda desk: desk.redrive(stream, group, chosen, rate=rate, dry_run=dry_run))
 
 
-@dead.command()
+@dead.command(short_help="Change fields of one, for when it is redriven.")
 @click.argument("stream")
 @click.argument("group")
 @click.argument("id_", metavar="ID")
@@ -256,7 +256,7 @@ def edit(
     _run(redis, redis_file, lambda desk: desk.edit(stream, group, id_, values, unset, by=by, as_json=as_json))
 
 
-@dead.command()
+@dead.command(short_help="Delete them for good.")
 @click.argument("stream")
 @click.argument("group")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
@@ -293,7 +293,7 @@ def drop(
     _run(redis, redis_file, lambda desk: desk.drop(stream, group, chosen, dry_run=dry_run, ask=not yes))
 
 
-@dead.command()
+@dead.command(short_help="Write them as JSON, with every byte.")
 @click.argument("stream")
 @click.argument("group")
 @_choosing

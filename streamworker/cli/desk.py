@@ -29,6 +29,7 @@ from streamworker.operating import Operator
 from streamworker.operating.desk import Desk, Done, LetterGroup, Progress, Selection
 from streamworker.operating.places import time_of
 
+_AT_A_GLANCE: Final = 10_000  # letters that are looked through in less than a second
 _LISTED: Final = 100  # letters, of which a table is still read
 _TIME: Final = "%m-%d %H:%M:%S"
 
@@ -77,7 +78,8 @@ class DeskCommand:
                 return 1
         found: list[LetterGroup] = []
         for desk in desks or ():
-            with self._progress(desk, await desk.count() or 0, "looking") as progress:
+            total = await desk.count() or 0
+            with self._progress(desk, total if total > _AT_A_GLANCE else 0, "looking") as progress:
                 found += await desk.groups(selection, progress)
         if as_json:
             for one in found:

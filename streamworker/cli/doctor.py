@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from streamworker.operating.doctor import Role
 
 
-@click.command()
+@click.command(short_help="What is wrong with a server, and what to do.")
 @click.argument("streams", nargs=-1, metavar="[STREAM]...")
 @click.option("--fix", is_flag=True, help="Put right what can be put right without harm, and tell what became of it.")
 @option(

@@ -11,7 +11,7 @@ from streamworker.cli.options import option
 from streamworker.cli.watching import json_option, observing, server_options
 
 
-@click.command()
+@click.command(short_help="The last entries of a stream, and those that come.")
 @click.argument("stream")
 @option("--last", "-n", "last", type=click.IntRange(min=0), default=10, help="How many of those that are there.")
 @option("--follow/--no-follow", default=True, help="Go on with new ones until interrupted.")
@@ -57,7 +57,7 @@ def tail(
         sys.exit(130)
 
 
-@click.command()
+@click.command(short_help="All about one entry, and what has become of it.")
 @click.argument("stream")
 @click.argument("id_", metavar="ID")
 @json_option

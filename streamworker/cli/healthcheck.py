@@ -10,7 +10,7 @@ import click
 from streamworker.cli.options import health_dir_option, option
 
 
-@click.command()
+@click.command(short_help="Whether the workers on this machine are alive.")
 @option(
     "--max-age",
     type=click.FloatRange(min=0, min_open=True),

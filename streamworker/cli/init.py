@@ -9,7 +9,7 @@ import click
 from streamworker.cli.options import option
 
 
-@click.command()
+@click.command(short_help="Write a project to start from.")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=".")
 @option("--name", metavar="NAME", show_default="the folder's name", help="The project, and its consumer group.")
 # No variable says what loses something: it would be forgotten there.

@@ -27,7 +27,7 @@ def _headers(context: click.Context, parameter: click.Parameter, words: tuple[st
     return headers
 
 
-@click.command()
+@click.command(short_help="Append an entry, or one for each line of a file.")
 @click.argument("stream")
 @click.argument("body", required=False)
 @option("--type", "type_", metavar="TYPE", help="The entry's type, for handlers that say type=.")

@@ -12,7 +12,7 @@ from streamworker.cli.options import health_dir_option, option, redis_file_optio
 from streamworker.cli.project import apps_of_project
 
 
-@click.command()
+@click.command(short_help="Run the handlers of an app until SIGTERM.")
 @click.argument("names", metavar="[MODULE:APP...]", nargs=-1)
 @redis_option
 @redis_file_option

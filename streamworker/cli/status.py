@@ -11,7 +11,7 @@ from streamworker.cli.options import option, seconds
 from streamworker.cli.watching import json_option, observing, server_options
 
 
-@click.command()
+@click.command(short_help="How far behind groups are, and how fast.")
 @click.argument("streams", nargs=-1, metavar="[STREAM]...")
 @json_option
 @option("--watch", is_flag=True, help="Again and again, until interrupted.")
@@ -81,7 +81,7 @@ def status(
     sys.exit(anyio.run(show))
 
 
-@click.command()
+@click.command(short_help="How far behind one group is, as one number.")
 @click.argument("stream")
 @click.argument("group")
 @server_options

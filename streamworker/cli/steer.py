@@ -35,7 +35,7 @@ def _run(
         sys.exit(130)
 
 
-@click.command()
+@click.command(short_help="Stop a group from reading, until 'resume'.")
 @click.argument("stream")
 @click.argument("group")
 @option("--by", metavar="WHO", help="Who does it; 'status' shows it.", show_default="user@host")
@@ -61,7 +61,7 @@ def pause(stream: str, group: str, by: str | None, redis: str | None, redis_file
     _run(redis, redis_file, stream, group, lambda controls: pause_now(controls, by))
 
 
-@click.command()
+@click.command(short_help="Let a paused group read again.")
 @click.argument("stream")
 @click.argument("group")
 @server_options
@@ -79,7 +79,7 @@ def resume(stream: str, group: str, redis: str | None, redis_file: Path | None) 
     _run(redis, redis_file, stream, group, resume_now)
 
 
-@click.command()
+@click.command(short_help="Give a range of a stream to one group again.")
 @click.argument("stream")
 @click.argument("group")
 @click.option(
@@ -125,7 +125,7 @@ def replay(
     ))  # fmt: skip
 
 
-@click.command()
+@click.command(short_help="Let a group read on somewhere else in its stream.")
 @click.argument("stream")
 @click.argument("group")
 @click.option(
@@ -161,7 +161,7 @@ def seek(
     _run(redis, redis_file, stream, group, lambda controls: seek_now(controls, to, dry_run=dry_run, ask=not yes))
 
 
-@click.command()
+@click.command(short_help="Free what a consumer holds for the workers, now.")
 @click.argument("stream")
 @click.argument("group")
 @click.argument("consumer")

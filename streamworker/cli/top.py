@@ -11,7 +11,7 @@ from streamworker.cli.options import option, seconds
 from streamworker.cli.watching import observing, server_options
 
 
-@click.command()
+@click.command(short_help="How far behind groups are, live.")
 @click.argument("streams", nargs=-1, metavar="[STREAM]...")
 @option("--interval", type=seconds, default=1.0, help="Seconds between two looks, over which rates are measured.")
 @server_options

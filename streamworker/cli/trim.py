@@ -11,7 +11,7 @@ from streamworker.cli.options import duration, option, size
 from streamworker.cli.watching import json_option, server_options, steering
 
 
-@click.command()
+@click.command(short_help="Shorten a stream; nothing unfinished is removed.")
 @click.argument("stream")
 @option("--max-length", type=click.IntRange(min=0), metavar="N", help="Keep the last N entries.")
 @option("--max-age", type=duration, metavar="SPAN", help="Keep what was published within SPAN: 90s, 12h, 7d, 1h30m.")

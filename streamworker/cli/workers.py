@@ -11,7 +11,7 @@ from streamworker.cli.options import option
 from streamworker.cli.watching import json_option, observing, server_options
 
 
-@click.command()
+@click.command(short_help="Which workers there are, and what they do.")
 @click.argument("streams", nargs=-1, metavar="[STREAM]...")
 @json_option
 @option("--all", "everybody", is_flag=True, help="Consumers of other programs too.")

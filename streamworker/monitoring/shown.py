@@ -118,8 +118,11 @@ def letter_shown(letter: Letter) -> LetterShown:
 
 
 def why(letter: LetterShown) -> str:
-    """The reason and the error, printable; the error alone where it says the reason too."""
+    """The reason and the error, printable; what both say is said once."""
     reason, error = letter.reason or "", letter.error or ""
+    kind = error.partition(":")[0]
+    if kind and reason.startswith(f"{kind} "):  # TimeoutError after 3 deliveries
+        return f"{clean(error, 300)} ({clean(reason.removeprefix(f'{kind} '), 300)})"
     parts = [error] if reason and error.endswith(reason) else [reason, error]
     return ": ".join(clean(part, 300) for part in parts if part) or "no reason is kept"
 
