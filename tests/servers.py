@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,11 @@ os.execvp(sys.argv[2], sys.argv[2:])
 def dying_with_us(*command: str | Path) -> list[str]:
     """``command``, made to be killed when this process ends; the process id stays that of the command."""
     return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *map(str, command)]
+
+
+# The system takes a thread that ends for a parent that dies, and a restart may run in one that ends with its test's
+# event loop: this one lasts as long as the process.
+_starter = ThreadPoolExecutor(1, "servers")
 
 
 class Server:
@@ -118,13 +124,14 @@ class Server:
         for _ in range(5):  # a port that was free a moment ago may be taken by the time the server binds it
             self.port = fixed or free_port()
             with (self.folder / "log").open("ab") as log:
-                self.process = subprocess.Popen(
+                self.process = _starter.submit(
+                    subprocess.Popen,
                     dying_with_us(KINDS[self.kind].binary(), *self._config, *self._options(), *self._arguments),
                     cwd=self.folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                )
+                ).result()
             wait_until_sync(self._is_up_or_ended, 20, f"{self!r} answers PING")
             if self.process.poll() is None:
                 return self
@@ -164,7 +171,6 @@ class Server:
 
     def denials(self) -> list[str]:
         """What the server has denied to the documented users since it was started; empty if it does not answer."""
-        # One that a test started from a thread has ended with the thread.
         if self.process is None or self.process.poll() is not None:
             return []
         self.resume()
