@@ -42,8 +42,8 @@ def doctor(
     clock        whether it is right
     permissions  what the Redis user lacks for its --role
     groups       whether somebody reads them; what is left of those that are gone
-    lag          whether the server's own number is right, which KEDA and exporters believe       (--fix)
-    consumers    those that will not come back                  (--fix deletes them if nothing is pending)
+    lag          whether the server's own number is right, as KEDA believes (--fix)
+    consumers    those that will not come back (--fix, if they hold nothing)
     growth       streams that nothing trims
     ids          ids that are ahead of the server's clock
     keys         names whose keys would lie in other slots of a Cluster

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import msgspec
@@ -15,13 +14,12 @@ from streamworker.monitoring.entries import Letter
 from streamworker.monitoring.facts import Observer, StreamFacts
 from streamworker.monitoring.shown import LetterShown, entry_id, error_type, letter_shown
 from streamworker.operating.conditions import Condition, condition
+from streamworker.operating.editing import check_names, edited_letter
 from streamworker.operating.pace import Pace
-from streamworker.operating.places import check_utf8
 
 _PAGE: Final = 500
 _BATCH: Final = 100  # letters in one round trip
 _BATCH_BYTES: Final = 2**20
-_OURS: Final = "sw-"
 
 Progress = Callable[[int], object]
 """Told again and again how many letters have been looked at so far."""
@@ -270,10 +268,7 @@ class Desk:
         Raises:
             ConfigError: there is no such letter, or more than one, a field may not be changed, or none would be left.
         """
-        for name in (*values, *without):
-            if name.startswith(_OURS) or not name:
-                raise ConfigError(f"the field {name!r} cannot be edited: names that begin with sw- are ours")
-            check_utf8("the field", name)
+        check_names((*values, *without))
         found = await self.find(id)
         if len(found) != 1:
             which = "no dead letter" if not found else f"{len(found)} dead letters; name one by its own id:"
@@ -281,7 +276,7 @@ class Desk:
             raise ConfigError(f"{self.stream}/{self.group} has {which} {ids or id}")
         if not found[0][0].fields:
             raise ConfigError(f"the dead letter {id} holds no copy of an entry: nothing of ours wrote it")
-        edited = _edited(found[0][0], values, without, by)
+        edited = edited_letter(found[0][0], values, without, by)
         if not edited.fields:
             raise ConfigError(f"the dead letter {id} would have no field left; to be rid of it, drop it")
         new = await self._letters.amend(self.stream, self.group, edited)
@@ -307,28 +302,3 @@ class Desk:
 
 def _redriven(letter: Letter) -> Letter:
     return replace(letter, marks=replace(letter.marks, redriven=letter.marks.redriven + 1))
-
-
-def _edited(letter: Letter, values: Mapping[str, bytes], without: Sequence[str], by: str) -> Letter:
-    wanted = {name.encode(): value for name, value in values.items()}
-    left_out = {name.encode() for name in without}
-    touched = left_out | wanted.keys()
-    marks = letter.marks
-    before = list(zip(letter.fields[::2], letter.fields[1::2], strict=False))
-    # How it was published is what counts, not what an earlier edit made of it.
-    kept = {name for name, _ in marks.was} | {*marks.added}
-    was = [(name, value) for name, value in before if name in touched and name not in kept]
-    added = [name for name in wanted if name not in kept and name not in dict(before)]
-    fields: list[bytes] = []
-    for name, value in before:
-        if name not in left_out:
-            fields += (name, wanted.pop(name, value))
-    for name, value in wanted.items():
-        fields += (name, value)
-    told = ", ".join((*values, *(f"without {name}" for name in without)))
-    note = f"{datetime.now(UTC).isoformat(timespec='seconds')} by {by}: {told}"
-    return replace(
-        letter,
-        fields=fields,
-        marks=replace(marks, edited=note, was=(*marks.was, *was), added=(*marks.added, *added)),
-    )

@@ -81,13 +81,9 @@ def _persistence(node: NodeFacts) -> Iterator[Finding]:
         yield _unreadable("INFO")
         return
     if node.info.get("rdb_last_bgsave_status", "ok") != "ok":
-        yield problem(
-            "the last snapshot failed: as a rule the server then refuses to write", "look at its log and disk"
-        )
+        yield problem("the last snapshot failed: as a rule the server then refuses to write", _LOG)
     if node.info.get("aof_last_write_status", "ok") != "ok":
-        yield problem(
-            "the append-only file cannot be written, so the server refuses to write", "look at its log and disk"
-        )
+        yield problem("the append-only file cannot be written, so the server refuses to write", _LOG)
     if node.info.get("aof_enabled") == "1":
         if node.config.get("appendfsync") == "no":
             yield note("appendfsync is no: when the machine dies, the last half minute is lost", "appendfsync everysec")
