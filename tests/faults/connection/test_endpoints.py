@@ -200,7 +200,7 @@ async def test_a_certificate_that_runs_out_is_told_and_its_successor_is_taken(
         await keep_quiet(tls_proxy, caplog)
         tls_proxy.tls = right
         await watched.add("data", "afterwards")
-        await handling.got("meanwhile", "afterwards", timeout=FIRST)
+        await handling.got("meanwhile", "afterwards", timeout=31.0)  # its pauses are long, as for a wrong password
         await watched.rests()
     assert max(handling.counts.values()) == 1
     await watched.check_nothing_is_left()
