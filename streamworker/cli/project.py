@@ -143,9 +143,12 @@ def _of_command(command: click.Command, tables: Sequence[_Table]) -> dict[str, A
 
 
 def _options(command: click.Command) -> Iterator[tuple[str, click.Option]]:
+    """Those that have a variable, and ``--redis``: what says what is lost or changed is said each time."""
     for option in command.params:
         if isinstance(option, click.Option) and not option.hidden and option.expose_value:
-            yield option.opts[0].removeprefix("--"), option
+            key = option.opts[0].removeprefix("--")
+            if option.envvar is not None or key in _SERVER_KEYS:
+                yield key, option
 
 
 def _takes_apps(command: click.Command) -> bool:
@@ -164,7 +167,7 @@ def _check(table: _Table, options: set[str], commands: Collection[str] = ()) -> 
         if isinstance(value, dict) and key not in commands:
             raise table.error(key, f"there is no such command; {_near(key, commands)}")
         if key not in options and key not in commands:
-            raise table.error(key, f"there is no such option; {_near(key, options)}")
+            raise table.error(key, f"there is no such option, or it must be said each time; {_near(key, options)}")
     for pair in (_SERVER_KEYS, _APP_KEYS):
         if set(pair) <= set(table.values):
             raise table.error(pair[0], f"{pair[1]} is given as well; leave one of the two out")

@@ -159,10 +159,22 @@ def test_a_broken_file_that_has_nothing_for_us_stops_nothing(folder: Path) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("worker = 2", "[tool.streamworker] worker: there is no such option; did you mean workers"),
-        ("shutdown_timeout = 2", "shutdown_timeout: there is no such option; did you mean shutdown-timeout?"),
-        ("token = 'x'", "token: there is no such option; "),
-        ("nonsense = 2", "nonsense: there is no such option; known are "),
+        (
+            "worker = 2",
+            "[tool.streamworker] worker: there is no such option, or it must be said each time; did you mean workers",
+        ),
+        (
+            "shutdown_timeout = 2",
+            "shutdown_timeout: there is no such option, or it must be said each time; did you mean shutdown-timeout?",
+        ),
+        ("token = 'x'", "token: there is no such option, or it must be said each time; "),
+        ("force = true", "force: there is no such option, or it must be said each time; "),
+        (
+            "[tool.streamworker.trim]\nyes = true",
+            "[tool.streamworker.trim] yes: there is no such option, or it must be",
+        ),
+        ("[tool.streamworker.doctor]\nfix = true", "[tool.streamworker.doctor] fix: there is no such option, or it"),
+        ("nonsense = 2", "nonsense: there is no such option, or it must be said each time; known are "),
         ("run = 2", "run: this is a command; write its defaults under [tool.streamworker.run]"),
         ("[tool.streamworker.rum]\nworkers = 2", "rum: there is no such command; did you mean run?"),
         ("[tool.streamworker.run]\ninterval = 2", "[tool.streamworker.run] interval: there is no such option"),
