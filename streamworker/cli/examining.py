@@ -16,7 +16,7 @@ from streamworker.logs import clean
 from streamworker.monitoring.words import counted, name
 from streamworker.operating import Operator
 from streamworker.operating.doctor import Role
-from streamworker.operating.findings import LEVELS, Finding, Level, Mended
+from streamworker.operating.findings import LEVELS, Finding, Fixed, Level
 
 _BAD: Final = ("problem", "warning")
 _COLORS: Final[dict[Level, str]] = {"problem": "red", "warning": "yellow", "unknown": "cyan", "ok": "green"}
@@ -41,40 +41,40 @@ class DoctorCommand:
         self._verbose = verbose
 
     async def examine(self, streams: Sequence[str] | None, role: Role, *, fix: bool) -> int:
-        """Examine and, if wanted, mend; returns the exit code."""
+        """Examine and, if wanted, fix; returns the exit code."""
         found = await self._operator.examine(streams, role=role)
-        mended = {one.finding: one for one in await self._operator.mend(found)} if fix else {}
+        fixed = {one.finding: one for one in await self._operator.fix(found)} if fix else {}
         if self._as_json:
             for one in found:
-                print_json({**msgspec.to_builtins(one), **_became_of(mended.get(one))})
+                print_json({**msgspec.to_builtins(one), **_became_of(fixed.get(one))})
         else:
-            await self._tell(found, mended)
-        return 1 if any(one.level in _BAD and not (one in mended and mended[one].done) for one in found) else 0
+            await self._tell(found, fixed)
+        return 1 if any(one.level in _BAD and not (one in fixed and fixed[one].done) for one in found) else 0
 
-    async def _tell(self, found: Sequence[Finding], mended: dict[Finding, Mended]) -> None:
+    async def _tell(self, found: Sequence[Finding], fixed: dict[Finding, Fixed]) -> None:
         server = await server_of(self._operator.observer)
         words = [f"{server.name} {server.version}"] if server is not None else []
         click.echo(clean(" · ".join([*words, self._where])))
         for one in found:
             if one.level != "ok" or self._verbose:
-                self._tell_one(one, mended.get(one))
+                self._tell_one(one, fixed.get(one))
         counts = {level: sum(one.level == level for one in found) for level in LEVELS}
         told = [counted(counts[level], level, f"{level}s") for level in LEVELS[:2] + LEVELS[3:4] if counts[level]]
         told += [f"{counts['unknown']} unknown"] if counts["unknown"] else []
-        fixed = [f"{sum(one.done for one in mended.values())} fixed"] if mended else []
-        click.echo(", ".join([*told, f"{counts['ok']} well", *fixed]))
+        done = [f"{sum(one.done for one in fixed.values())} fixed"] if fixed else []
+        click.echo(", ".join([*told, f"{counts['ok']} well", *done]))
 
     @staticmethod
-    def _tell_one(one: Finding, mended: Mended | None) -> None:
+    def _tell_one(one: Finding, fixed: Fixed | None) -> None:
         style = click.style(f"{one.level:<8}", fg=_COLORS.get(one.level), bold=one.level == "problem")
         text = f"{_subject(one)}{one.text}"
         lines = _wrapped(text)
         click.echo(f"{style}  {one.check:<13}{lines[0].lstrip()}")
         for line in lines[1:]:
             click.echo(line)
-        if mended is not None:
-            state = click.style("fixed", fg="green") if mended.done else click.style("not fixed", fg="red")
-            click.echo(f"{'':{_INDENT}}{state}: {clean(mended.text, 300)}")
+        if fixed is not None:
+            state = click.style("fixed", fg="green") if fixed.done else click.style("not fixed", fg="red")
+            click.echo(f"{'':{_INDENT}}{state}: {clean(fixed.text, 300)}")
         elif one.advice:
             for line in _wrapped(f"→ {one.advice}"):
                 click.echo(line)
@@ -97,5 +97,5 @@ def _wrapped(text: str) -> list[str]:
     )  # fmt: skip
 
 
-def _became_of(mended: Mended | None) -> dict[str, object]:
-    return {"fixed": None if mended is None else mended.done, "fix": None if mended is None else mended.text}
+def _became_of(fixed: Fixed | None) -> dict[str, object]:
+    return {"fixed": None if fixed is None else fixed.done, "fix": None if fixed is None else fixed.text}

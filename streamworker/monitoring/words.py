@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final, Protocol
 
 from streamworker.logs import clean
 
 UNKNOWN: Final = "?"
+_FEW: Final = 3
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 _SPANS: Final = ((86_400.0, "d"), (3600.0, "h"), (60.0, "m"))
 
@@ -71,6 +74,12 @@ def span(seconds: float | None) -> str:
 def name(value: str, most: int = 40) -> str:
     """A stream's, group's or consumer's name: in one line, without control characters, not too long."""
     return clean(value, most)
+
+
+def few(names: Iterable[str]) -> str:
+    """``a, b, c``, and ``…`` if there are more."""
+    first = list(islice(names, _FEW + 1))
+    return ", ".join([*first[:_FEW], *(["…"] if len(first) > _FEW else [])])
 
 
 def table(rows: list[list[str]], right: set[int]) -> list[str]:

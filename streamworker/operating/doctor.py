@@ -12,7 +12,7 @@ from streamworker.monitoring.position import lag_of
 from streamworker.monitoring.snapshots import Snapshot, consumer_status, of_snapshots, take_snapshot
 from streamworker.monitoring.status import ConsumerStatus, GroupStatus, Status
 from streamworker.monitoring.words import counted, number
-from streamworker.operating.findings import LEVELS, Finding, Mended, about, problem, unknown
+from streamworker.operating.findings import LEVELS, Finding, Fixed, about, problem, unknown
 from streamworker.operating.stream_checks import (
     LEFT_BEHIND,
     check_clock,
@@ -20,7 +20,7 @@ from streamworker.operating.stream_checks import (
     check_group,
     check_growth,
     check_lag,
-)  # fmt: skip
+)
 
 Role = Literal["operator", "worker", "reader"]
 
@@ -85,7 +85,7 @@ class Examining(Protocol):
 
 
 class Doctor:
-    """Examines and mends; see ``Operator.examine``."""
+    """Examines and fixes; see ``Operator.examine``."""
 
     def __init__(self, observer: Observer, examining: Examining) -> None:
         self._observer = observer
@@ -113,19 +113,22 @@ class Doctor:
         found += [Finding(check=check, level="ok", text=_WELL[check]) for check in sorted(quiet)]
         return tuple(sorted(found, key=lambda one: LEVELS.index(one.level)))
 
-    async def mend(self, findings: Iterable[Finding]) -> tuple[Mended, ...]:
-        """Put right what can be; a ``Mended`` for each of the findings that say so."""
-        mended = []
+    async def fix(self, findings: Iterable[Finding]) -> tuple[Fixed, ...]:
+        """Put right what can be; a ``Fixed`` for each of the findings that say so."""
+        fixed = []
         for one in findings:
             if one.fixable and one.stream is not None and one.group is not None:
                 try:
-                    done, text = await (self._delete if one.consumers else self._set_right)(one, one.stream, one.group)
+                    if one.consumers:
+                        done, text = await self._delete(one.stream, one.group, one.consumers)
+                    else:
+                        done, text = await self._set_right(one.stream, one.group)
                 except Unavailable:
                     raise
                 except (BrokerError, ConfigError) as error:
                     done, text = False, str(error)
-                mended.append(Mended(finding=one, done=done, text=text))
-        return tuple(mended)
+                fixed.append(Fixed(finding=one, done=done, text=text))
+        return tuple(fixed)
 
     @staticmethod
     def _missing(wanted: Mapping[str, Collection[str]], now: Snapshot) -> Iterator[Finding]:
@@ -160,7 +163,7 @@ class Doctor:
         members = await self._examining.consumers(group.stream, group.group)
         return [consumer_status(one, facts.beside.values.get(one.name), stream.now) for one in members]
 
-    async def _set_right(self, finding: Finding, stream: str, group: str) -> tuple[bool, str]:
+    async def _set_right(self, stream: str, group: str) -> tuple[bool, str]:
         for _ in range(_TRIES):
             facts, one = await self._facts(stream, group)
             known = None
@@ -173,9 +176,9 @@ class Doctor:
                 return True, f"the server says its lag is {number(said)}"
         return False, "its stream changes too fast; try again"
 
-    async def _delete(self, finding: Finding, stream: str, group: str) -> tuple[bool, str]:
+    async def _delete(self, stream: str, group: str, consumers: Iterable[str]) -> tuple[bool, str]:
         _, one = await self._facts(stream, group)
-        values = {consumer: one.beside.values.get(consumer, b"") for consumer in finding.consumers}
+        values = {consumer: one.beside.values.get(consumer, b"") for consumer in consumers}
         many = await self._examining.delete_idle(stream, group, values, LEFT_BEHIND)
         return bool(many), f"{counted(many, 'consumer', 'consumers')} deleted"
 

@@ -26,7 +26,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         node: of which server, if there are several.
         stream, group: what it is about.
         consumers: what it is about in that group.
-        fixable: whether ``Operator.mend`` can put it right.
+        fixable: whether ``Operator.fix`` can put it right.
     """
 
     check: str = ""
@@ -40,7 +40,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     fixable: bool = False
 
 
-class Mended(msgspec.Struct, frozen=True, kw_only=True):
+class Fixed(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a finding that was to be put right: whether it was, and in words."""
 
     finding: Finding

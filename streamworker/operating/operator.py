@@ -10,7 +10,7 @@ from streamworker.errors import ConfigError
 from streamworker.monitoring.facts import Observer
 from streamworker.operating.desk import Desk, Letters
 from streamworker.operating.doctor import Doctor, Examining, Role
-from streamworker.operating.findings import Finding, Mended
+from streamworker.operating.findings import Finding, Fixed
 from streamworker.operating.places import check_utf8
 from streamworker.operating.steering import Controls, Steering
 from streamworker.operating.trimming import Progress, StreamTrimmer, Trimmed
@@ -110,14 +110,14 @@ class Operator:
         """
         return await Doctor(self.observer, self._backend.examining).examine(streams, role)
 
-    async def mend(self, findings: Iterable[Finding]) -> tuple[Mended, ...]:
+    async def fix(self, findings: Iterable[Finding]) -> tuple[Fixed, ...]:
         """Put right what ``examine`` found, where that is harmless: the lags that the server tells, and consumers
         that were left behind with nothing pending. Each is looked at again before.
 
         Raises:
             Unavailable: the server cannot be reached.
         """
-        return await Doctor(self.observer, self._backend.examining).mend(findings)
+        return await Doctor(self.observer, self._backend.examining).fix(findings)
 
     async def close(self) -> None:
         """Drop the connections."""

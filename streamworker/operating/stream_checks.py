@@ -11,14 +11,13 @@ from streamworker.logs import clean
 from streamworker.monitoring.facts import GroupFacts, StreamFacts
 from streamworker.monitoring.position import Lag
 from streamworker.monitoring.status import ConsumerStatus, GroupStatus, StreamStatus
-from streamworker.monitoring.words import counted, entries, name, number, size, span
+from streamworker.monitoring.words import counted, entries, few, name, number, size, span
 from streamworker.operating.findings import Finding, about, note, warning
 from streamworker.report import report_of
 
 LEFT_BEHIND: Final = 3600.0  # seconds after which a consumer that asks for nothing will not come back
 _LARGE: Final = (10_000, 100_000_000)  # entries, bytes: from here on a stream that is never trimmed is a danger
 _AHEAD: Final = 5.0  # seconds
-_NAMED: Final = 3  # of many, in a sentence
 
 
 def check_lag(stream: StreamFacts, group: GroupFacts, lag: Lag) -> Iterator[Finding]:
@@ -141,8 +140,7 @@ def _lives(one: ConsumerStatus) -> bool:
 
 
 def _few(names: Sequence[str], one: str, more: str) -> str:
-    shown = ", ".join(map(name, names[:_NAMED])) + (", …" if len(names) > _NAMED else "")
-    return f"{counted(len(names), one, more)} ({shown})"
+    return f"{counted(len(names), one, more)} ({few(map(name, names))})"
 
 
 def _words(*names: str) -> str:

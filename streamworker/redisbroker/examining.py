@@ -10,6 +10,7 @@ from streamworker.errors import BrokerError, ConfigError, GroupMissing, NotPermi
 from streamworker.ids import EntryId, written
 from streamworker.logs import clean
 from streamworker.monitoring.facts import ConsumerFacts
+from streamworker.monitoring.words import few
 from streamworker.operating.doctor import Role
 from streamworker.operating.findings import Finding, about, note, problem, unknown, warning
 from streamworker.redisbroker import scripts
@@ -25,7 +26,6 @@ from streamworker.redisbroker.topology import Topology
 _TIMEOUT: Final = 5.0  # seconds that a server may say nothing
 _AT_ONCE: Final = 1000  # calls that one script is asked about
 _DELETED: Final = 500  # consumers that one script deletes at most
-_NAMED: Final = 3  # keys named in a sentence
 _A: Final[Mapping[Role, str]] = {"operator": "an operator", "worker": "a worker", "reader": "a reader"}
 
 
@@ -206,7 +206,7 @@ def _lacking(role: Role, asked: Iterable[tuple[Call, bool]]) -> list[Finding]:
             )
         )
     if keys:
-        shown = ", ".join(clean(decoded(key), 60) for key in keys[:_NAMED]) + (", …" if len(keys) > _NAMED else "")
+        shown = few(clean(decoded(key), 60) for key in keys)
         found.append(
             warning(
                 f"to do what {_A[role]} does, this user lacks a right to these keys: {shown}",

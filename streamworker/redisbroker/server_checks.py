@@ -35,24 +35,28 @@ class NodeFacts:
     config: Mapping[str, str]
     ahead: float | None
 
+    def text(self, name: str, default: str = "") -> str:
+        """A line of ``INFO``."""
+        return (self.info or {}).get(name, default)
+
     def number(self, name: str) -> int:
         """A number of ``INFO``; 0 where there is none."""
-        text = (self.info or {}).get(name, "0")
+        text = self.text(name)
         return int(text) if text.isdigit() else 0
 
 
 def check_node(node: NodeFacts, *, several: bool) -> Iterator[Finding]:
     """All checks of this server; a finding ``"ok"`` for each that found nothing."""
     for check, (function, well) in _CHECKS.items():
-        found = list(function(node)) or [Finding(level="ok", text=well)]
+        if node.info is None and check in _GO_BY_INFO:
+            found = [_unreadable("INFO")]
+        else:
+            found = list(function(node)) or [Finding(level="ok", text=well)]
         yield from about(found, check=check, node=node.place if several else None)
 
 
 def _eviction(node: NodeFacts) -> Iterator[Finding]:
-    if node.info is None:
-        yield _unreadable("INFO")
-        return
-    policy, most, used = node.info.get("maxmemory_policy", ""), node.number("maxmemory"), node.number("used_memory")
+    policy, most, used = node.text("maxmemory_policy"), node.number("maxmemory"), node.number("used_memory")
     if policy.startswith("allkeys"):
         evicted = node.number("evicted_keys")
         so_far = f"; {number(evicted)} keys have been evicted since it was started" if evicted else ""
@@ -77,14 +81,11 @@ def _eviction(node: NodeFacts) -> Iterator[Finding]:
 
 
 def _persistence(node: NodeFacts) -> Iterator[Finding]:
-    if node.info is None:
-        yield _unreadable("INFO")
-        return
-    if node.info.get("rdb_last_bgsave_status", "ok") != "ok":
+    if node.text("rdb_last_bgsave_status", "ok") != "ok":
         yield problem("the last snapshot failed: as a rule the server then refuses to write", _LOG)
-    if node.info.get("aof_last_write_status", "ok") != "ok":
+    if node.text("aof_last_write_status", "ok") != "ok":
         yield problem("the append-only file cannot be written, so the server refuses to write", _LOG)
-    if node.info.get("aof_enabled") == "1":
+    if node.text("aof_enabled") == "1":
         if node.config.get("appendfsync") == "no":
             yield note("appendfsync is no: when the machine dies, the last half minute is lost", "appendfsync everysec")
     elif "save" not in node.config:
@@ -103,10 +104,7 @@ def _persistence(node: NodeFacts) -> Iterator[Finding]:
 
 
 def _version(node: NodeFacts) -> Iterator[Finding]:
-    if node.info is None:
-        yield _unreadable("INFO")
-        return
-    text = node.info.get("redis_version", "0.0")  # Valkey tells here what it is compatible with
+    text = node.text("redis_version", "0.0")  # Valkey tells here what it is compatible with
     version = tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
     if version < (6, 2):
         yield problem(f"Redis {text} is too old: workers need 6.2", "upgrade")
@@ -145,9 +143,7 @@ def _connections(node: NodeFacts) -> Iterator[Finding]:
 
 
 def _role(node: NodeFacts) -> Iterator[Finding]:
-    if node.info is None:
-        yield _unreadable("INFO")
-    elif node.info.get("role") == "slave":
+    if node.text("role") == "slave":
         yield problem(
             "it is a replica: workers and publishers cannot write to it",
             "name the primary; with Sentinel, sentinel://host:port,host:port/service finds it",
@@ -177,3 +173,4 @@ _CHECKS: Final[Mapping[str, tuple[Callable[[NodeFacts], Iterator[Finding]], str]
     "role": (_role, "a primary"),
     "clock": (_clock, "as this machine's"),
 }
+_GO_BY_INFO: Final = _CHECKS.keys() - {"connections", "clock"}

@@ -61,10 +61,8 @@ class History:
             await self._do("XGROUP", "CREATE", self.stream, "billing", place, "MKSTREAM")
 
     async def step(self) -> str:
-        """Change something; returns what. ``"mend"`` is left to the caller."""
-        what = self._chance.choice(
-            ["add", "read", "trim", "mend", "read", "add", "delete" if self._deletes else "move"]
-        )
+        """Change something; returns what. ``"fix"`` is left to the caller."""
+        what = self._chance.choice(["add", "read", "trim", "fix", "read", "add", "delete" if self._deletes else "move"])
         many, ids = self._chance.randint(0, 6), await self._ids()
         id = self._chance.choice([*ids, "0"])
         self.log.append((what, many, id))
@@ -113,10 +111,10 @@ class History:
         return await self.watched.do(*words)
 
 
-async def mend(operator: Operator, stream: str) -> bool:
+async def fix(operator: Operator, stream: str) -> bool:
     finding = Finding(level="warning", text="", check="lag", stream=stream, group="billing", fixable=True)
-    (mended,) = await operator.mend([finding])
-    return mended.done
+    (fixed,) = await operator.fix([finding])
+    return fixed.done
 
 
 async def test_the_lag_is_right_at_once_and_stays_so_whatever_was_before(
@@ -126,10 +124,10 @@ async def test_the_lag_is_right_at_once_and_stays_so_whatever_was_before(
         history = History(redis, f"{stream}-{seed}", seed)
         await history.begin()
         for _ in range(8):
-            if await history.step() == "mend":
-                assert await mend(operator, history.stream), history.log
+            if await history.step() == "fix":
+                assert await fix(operator, history.stream), history.log
                 assert await history.is_right(), history.log
-        assert await mend(operator, history.stream), history.log
+        assert await fix(operator, history.stream), history.log
         for many in range(4):
             await history.add(many)
             assert await history.is_right(), history.log
@@ -147,14 +145,14 @@ async def test_across_deleted_entries_it_is_right_or_refused_and_right_when_they
         history = History(redis, f"{stream}-{seed}", seed, deletes=True)
         await history.begin()
         for _ in range(8):
-            if await history.step() == "mend":
-                assert not await mend(operator, history.stream) or await history.is_right(), history.log
-        if not await mend(operator, history.stream):
+            if await history.step() == "fix":
+                assert not await fix(operator, history.stream) or await history.is_right(), history.log
+        if not await fix(operator, history.stream):
             refused += 1
             await history.add(2)
             await history.read(100)
             await history.add(1)
-            assert await mend(operator, history.stream), history.log
+            assert await fix(operator, history.stream), history.log
         for many in range(4):
             await history.add(many)
             await history.read(2)
@@ -162,12 +160,12 @@ async def test_across_deleted_entries_it_is_right_or_refused_and_right_when_they
     assert 0 < refused < len(HISTORIES)
 
 
-async def test_mending_tells_of_what_was_trimmed_unread_as_a_worker_would(
+async def test_fixing_tells_of_what_was_trimmed_unread_as_a_worker_would(
     operator: Operator, redis: Redis, stream: str
 ) -> None:
     told = 0
     for seed in HISTORIES:
-        one, other = (History(redis, f"{stream}-{seed}-{name}", seed) for name in ("mended", "counted"))
+        one, other = (History(redis, f"{stream}-{seed}-{name}", seed) for name in ("fixed", "counted"))
         for history in (one, other):
             await history.begin()
         for _ in range(8):
@@ -175,8 +173,8 @@ async def test_mending_tells_of_what_was_trimmed_unread_as_a_worker_would(
                 break
             what = await one.step()
             assert await other.step() == what
-            if what == "mend":
-                await mend(operator, one.stream)
+            if what == "fix":
+                await fix(operator, one.stream)
                 await other.count_trimmed()
         if one.ours:
             assert await one.trimmed() == await other.trimmed(), one.log

@@ -13,8 +13,8 @@ What they have in common:
 
 from streamworker.redisbroker.scripts.counting import COUNT, SKIPPED
 from streamworker.redisbroker.scripts.finding import COPIES, FIND, PAGE
+from streamworker.redisbroker.scripts.fixing import DELETE_IDLE, PERMITTED, SET_RIGHT
 from streamworker.redisbroker.scripts.membership import BEAT, CLAIM_ALONE, LEAVE, LEFT
-from streamworker.redisbroker.scripts.mending import DELETE_IDLE, PERMITTED, SET_RIGHT
 from streamworker.redisbroker.scripts.observing import BESIDE, OBSERVE
 from streamworker.redisbroker.scripts.settling import ACK_RETRIED, DEAD_LETTER, DROP, RELEASE, RETRY
 from streamworker.redisbroker.scripts.steering import AMEND, HAND_OVER, PAUSE, REDRIVE, REPLAY, SEEK

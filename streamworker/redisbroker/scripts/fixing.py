@@ -1,4 +1,4 @@
-"""Mending: what a doctor puts right, and what it asks beforehand."""
+"""Fixing: what a doctor puts right, and what it asks beforehand."""
 
 from __future__ import annotations
 
