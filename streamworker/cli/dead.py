@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from streamworker.cli.options import option
+from streamworker.cli.options import option, rate_option
 from streamworker.cli.watching import json_option, server_options, steering
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def show(stream: str, group: str, id_: str, as_json: bool, redis: str | None, re
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @_choosing
 @click.option("--all", "everything", is_flag=True, help="All of them.")
-@option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="So many a second, evenly.")
+@rate_option()
 @option("--dry-run", is_flag=True, help="Only say how many.")
 @server_options
 def redrive(

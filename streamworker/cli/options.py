@@ -33,15 +33,23 @@ def seconds(value: str) -> float:
 
 
 def duration(value: str) -> float:
-    """``90s``, ``2h``, ``7d``, ``1h30m``, or a number of seconds."""
+    """``90s``, ``2h``, ``7d`` or ``1h30m``, as seconds; who writes ``7`` may mean days."""
     from streamworker.operating.places import seconds_of  # noqa: PLC0415  (--help loads nothing)
 
     total = seconds_of(value.lower())
-    if total is None:
-        total = float(value) if re.fullmatch(r"[0-9]+([.][0-9]+)?", value) else -1.0
-    if not 0 <= total < 10**9:
+    if total is None and re.fullmatch(r"[0-9]+([.][0-9]+)?", value):
+        raise click.BadParameter(f"{value} of what? Write {value}s, {value}m, {value}h or {value}d")
+    if total is None or not 0 <= total < 10**9:
         raise click.BadParameter(f"{value!r} is not a duration: write 90s, 15m, 2h, 7d or 1h30m")
     return total
+
+
+def rate(value: str) -> float:
+    """``50`` or ``50/s``: so many a second, more than none."""
+    found = re.fullmatch(r"([0-9]*[.]?[0-9]+) ?(/s)?", value)
+    if found is None or not 0 < (number := float(found[1])) < 10**9:
+        raise click.BadParameter(f"{value!r} is not how many a second: write 50, or 0.5 for one in two seconds")
+    return number
 
 
 def size(value: str) -> int:
@@ -71,6 +79,11 @@ redis_file_option = option(
     type=click.Path(path_type=Path),
     help="A file that holds the URL alone. Arguments can be read by everybody on the machine, a password in them too.",
 )
+
+
+def rate_option(help: str = "So many a second, evenly.") -> Callable[[F], F]:
+    """``--rate``."""
+    return option("--rate", type=rate, metavar="N", help=help)
 
 
 def explicit_url(redis: str | None, redis_file: Path | None) -> str | None:

@@ -6,8 +6,9 @@ import asyncio
 import base64
 import json
 import shutil
+import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -27,11 +28,21 @@ def print_line(text: str, *, full: bool = False) -> None:
 
 
 async def agreed(question: str) -> bool:
-    """Whether the user says yes."""
-    answer = click.confirm(question, err=True)
+    """Whether the user says yes; whoever interrupts it there ends the command."""
+    # The loop's own way of being interrupted would come to pass only when there is an answer.
+    before = signal.signal(signal.SIGINT, _unanswered)
+    try:
+        answer = click.confirm(question, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     # While nobody read from them, the server may have closed connections; the loop is told that only now.
     await asyncio.sleep(0.01)
     return answer
+
+
+def _unanswered(*_: object) -> NoReturn:
+    click.echo("\ninterrupted: nothing was changed", err=True)
+    sys.exit(130)
 
 
 def one_line(text: str, *, full: bool = False) -> str:

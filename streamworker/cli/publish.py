@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamworker.cli.options import option, redis_file_option, redis_option
+from streamworker.cli.options import option, rate_option, redis_file_option, redis_option
 
 if TYPE_CHECKING:
     from streamworker.endpoint import Endpoint
@@ -40,9 +40,7 @@ def _headers(context: click.Context, parameter: click.Parameter, words: tuple[st
     help="A further field of the entry; repeatable.",
 )
 @option("--file", metavar="FILE", type=click.Path(), help='Each line of FILE is a body; "-" is the standard input.')
-@option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="With --file: so many a second, evenly."
-)
+@rate_option("With --file: so many a second, evenly.")
 @option("--limit", type=click.IntRange(min=1), metavar="N", help="With --file: publish N at most.")
 # No variable says what leaves something out: it would be forgotten there.
 @click.option(

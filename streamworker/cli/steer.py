@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamworker.cli.options import option
+from streamworker.cli.options import option, rate_option
 from streamworker.cli.watching import server_options, steering
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def resume(stream: str, group: str, redis: str | None, redis_file: Path | None) 
     "--to", "last", default="end", show_default=True, metavar=_PLACE, help="The last one, written in the same way."
 )
 @click.option("--type", "type_", metavar="TYPE", help="Only entries of this type.")
-@option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="So many a second, evenly.")
+@rate_option()
 @option("--dry-run", is_flag=True, help="Only say how many.")
 @click.option("--restart", is_flag=True, help="Begin anew where an earlier replay of this range was interrupted.")
 @server_options

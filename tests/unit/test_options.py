@@ -5,15 +5,14 @@ from __future__ import annotations
 import click
 import pytest
 
-from streamworker.cli.options import duration, size
+from streamworker.cli.options import duration, rate, size
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
         ("90s", 90.0), ("15m", 900.0), ("2h", 7200.0), ("7d", 604_800.0), ("2w", 1_209_600.0), ("1h30m", 5400.0),
-        ("1d12h", 129_600.0), ("1.5h", 5400.0), ("250ms", 0.25), ("7D", 604_800.0), ("90", 90.0), ("0.5", 0.5),
-        ("0", 0.0),
+        ("1d12h", 129_600.0), ("1.5h", 5400.0), ("250ms", 0.25), ("7D", 604_800.0), ("0s", 0.0),
     ],
 )  # fmt: skip
 def test_a_duration_is_a_number_of_seconds(text: str, seconds: float) -> None:
@@ -26,6 +25,23 @@ def test_a_duration_is_a_number_of_seconds(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
     with pytest.raises(click.BadParameter, match="7d or 1h30m"):
         duration(text)
+
+
+@pytest.mark.parametrize("text", ["7", "0", "90", "0.5"])
+def test_a_bare_number_may_be_days_or_seconds_and_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=f"{text}s, {text}m, {text}h or {text}d"):
+        duration(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("50", 50.0), ("50/s", 50.0), ("0.5", 0.5), (".5 /s", 0.5)])
+def test_a_rate_is_how_many_a_second(text: str, number: float) -> None:
+    assert rate(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.0/s", "-1", "1e3", "nan", "inf", "50/m", "50 a second", "9999999999"])
+def test_what_is_no_rate_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="write 50, or"):
+        rate(text)
 
 
 @pytest.mark.parametrize(
