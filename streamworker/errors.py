@@ -2,6 +2,7 @@
 
 StreamworkerError
 ├── ConfigError               wrong use: an option, a handler's signature, an import string, a URL
+│   └── NotFound              there is no such stream, group, consumer or dead letter
 ├── UndecodableBody           a body that is not what its handler's annotation says
 ├── PublishError              publishing failed and nothing was written
 │   ├── PublishUnknown        the connection was lost: it may have been written, or not
@@ -24,6 +25,10 @@ class StreamworkerError(Exception):
 
 class ConfigError(StreamworkerError):
     """The program or its options are wrong; the text says what to change."""
+
+
+class NotFound(ConfigError):
+    """What an operator named is not there: a stream, a group, a consumer, a dead letter."""
 
 
 class UndecodableBody(StreamworkerError):

@@ -67,7 +67,10 @@ def _run(redis: str | None, redis_file: Path | None, work: Callable[[DeskCommand
 
 def _check_choice(ids: tuple[str, ...], chosen: dict[str, Any], *, everything: bool) -> None:
     """Whoever names nothing must say that all are meant; a limit names nothing."""
-    if not (everything or ids or any(value for option, value in chosen.items() if option != "limit")):
+    some = ids or any(value for option, value in chosen.items() if option != "limit")
+    if some and everything:
+        raise click.UsageError("--all means all of them: leave it out, or what chooses some")
+    if not (everything or some):
         raise click.UsageError("say which ones: by ID, --where, --since, --until or --type; or --all")
 
 
@@ -90,7 +93,7 @@ def dead() -> None:
     \b
     A condition is FIELD OPERATOR VALUE:
         error, error-type, reason, handler, place, traceback, consumer, edited, type, body, id, header.NAME
-            ~ !~ (regular expression)   = !=
+            ~ !~ (regular expression; (?i) in front ignores case)   = !=
         deliveries, redriven, size
             = != < <= > >=
     """
@@ -106,7 +109,7 @@ def list_(
     stream: str, group: str, chosen: dict[str, Any], as_json: bool,
     redis: str | None, redis_file: Path | None,
 ) -> None:  # fmt: skip
-    """The dead letters of GROUP on STREAM, the oldest first.
+    """The dead letters of GROUP on STREAM, the oldest first: 100 in a table unless --limit says more, all with --json.
 
     \b
     Examples:
@@ -138,7 +141,8 @@ def groups(
 ) -> None:  # fmt: skip
     """What the dead letters died of: how many by error, place and handler, the most frequent first.
 
-    Of GROUP on STREAM, of all groups on STREAM, or of all that there are.
+    Of GROUP on STREAM, of all groups on STREAM, or of all that there are. What the columns say is what --where takes:
+    --where 'error-type = TimeoutError' --where 'place = gateway.py:88 in charge'.
 
     \b
     Examples:
@@ -195,7 +199,7 @@ def redrive(
     """Give dead letters to GROUP once more: to no other group, byte for byte, with a new count of deliveries.
 
     Those that come while it runs are left out. It may be interrupted or killed at any time, and run again: each letter
-    is either still a dead letter or with the workers.
+    is either still a dead letter or with the group.
 
     \b
     Examples:
@@ -205,7 +209,7 @@ def redrive(
 
     \b
     Exit codes:
-        0    all that was asked for is with the workers
+        0    all that was asked for is with the group
         1    there is no such letter or group, or one is left that holds no copy of an entry
         2    usage
         3    Redis cannot be reached, or does not accept the credentials
@@ -242,7 +246,8 @@ def edit(
     \b
     Exit codes:
         0  done; the letter's new id is on stdout
-        2  usage; or there is no such letter, or more than one
+        1  there is no such letter or group
+        2  usage; or there is more than one such letter
         3  Redis cannot be reached, or does not accept the credentials
     """
     values: dict[str, bytes] = {}
@@ -309,11 +314,11 @@ def export(
     \b
     Examples:
         streamworker dead export orders billing -o letters.jsonl
-        streamworker dead export orders billing --since 1d | jq -r .error | sort | uniq -c
+        streamworker dead export orders billing --since 1d | gzip > letters.jsonl.gz
 
     \b
     Exit codes:
-        0    all has been written
+        0    all has been written; of a file, how many that were is on stderr
         1    there is no such group, or the file cannot be written
         2    usage
         3    Redis cannot be reached, or does not accept the credentials

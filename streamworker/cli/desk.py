@@ -12,26 +12,27 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from time import time
+from time import monotonic, time
 from typing import IO, Any, Final
 
 import click
 import msgspec
 
-from streamworker.cli.printing import agreed, one_line, print_json
+from streamworker.cli.letters import causes_table, letter_text, letters, letters_table
+from streamworker.cli.printing import agreed, print_json, print_unattended
 from streamworker.errors import BrokerError, ConfigError
-from streamworker.ids import EntryId
-from streamworker.logs import clean, for_terminal
+from streamworker.logs import clean
 from streamworker.monitoring.facts import StreamFacts
-from streamworker.monitoring.shown import LetterShown, why
-from streamworker.monitoring.words import counted, label, moment, name, number, table
+from streamworker.monitoring.missing import no_group, no_letter, no_stream
+from streamworker.monitoring.shown import LetterShown
+from streamworker.monitoring.words import label, name, number
 from streamworker.operating import Operator
 from streamworker.operating.desk import Desk, Done, LetterGroup, Progress, Selection
 from streamworker.operating.places import time_of
 
 _AT_A_GLANCE: Final = 10_000  # letters that are looked through in less than a second
 _LISTED: Final = 100  # letters, of which a table is still read
-_TIME: Final = "%m-%d %H:%M:%S"
+_DRAWN: Final = 0.1  # seconds between two pictures of a bar
 
 
 class DeskCommand:
@@ -45,39 +46,33 @@ class DeskCommand:
     def interrupted(self) -> None:
         """Tell how far it came."""
         if self._verb:
-            click.echo(f"interrupted: {_letters(self._done.done)} {self._verb}; run it again to go on", err=True)
+            click.echo(f"interrupted: {letters(self._done.done)} {self._verb}; run it again to go on", err=True)
 
     async def listed(self, stream: str, group: str, chosen: Mapping[str, Any], *, as_json: bool) -> int:
         desk, selection = self._operator.desk(stream, group), _selection(chosen)
-        if (total := await self._total(desk)) is None:
-            return 1
-        rows = [["ID", "DIED", "DLV", "HANDLER", "ENTRY", "WHY"]]
+        total = await _total(desk)
+        found: list[LetterShown] = []
         wanted = selection if selection.limit is not None or as_json else replace(selection, limit=_LISTED)
         async for _, letter in desk.chosen(wanted):
             if as_json:
                 print_json(msgspec.to_builtins(letter))
             else:
-                rows.append(_row(letter))
+                found.append(letter)
         if not as_json:
-            click.echo("\n".join(table(rows, {2})) if len(rows) > 1 else _none(desk, selection))
-            if selection.limit is None and len(rows) > _LISTED and total > _LISTED:
+            click.echo(letters_table(found) if found else _none(desk, selection, total))
+            if selection.limit is None and len(found) == _LISTED < total:
                 click.echo(f"these are the {_LISTED} oldest of up to {number(total)}; --limit shows more", err=True)
         return 0
 
     async def groups(self, stream: str | None, group: str | None, chosen: Mapping[str, Any], *, as_json: bool) -> int:
         selection = _selection(chosen)
-        desks: list[Desk] | None
         if stream is not None and group is not None:
             desks = [self._operator.desk(stream, group)]
-            if await self._total(desks[0]) is None:
-                return 1
+            await _total(desks[0])
         else:
             desks = await self._desks(stream)
-            if stream is not None and desks is None:
-                click.echo(f"Error: there is no stream {name(stream)}", err=True)
-                return 1
         found: list[LetterGroup] = []
-        for desk in desks or ():
+        for desk in desks:
             total = await desk.count() or 0
             with self._progress(desk, total if total > _AT_A_GLANCE else 0, "looking") as progress:
                 found += await desk.groups(selection, progress)
@@ -85,35 +80,34 @@ class DeskCommand:
             for one in found:
                 print_json(msgspec.to_builtins(one))
             return 0
-        rows = [["COUNT", "GROUP", "ERROR", "PLACE", "HANDLER", "LAST", "EXAMPLE"]]
-        rows += map(_group_row, sorted(found, key=lambda one: -one.count))
-        click.echo("\n".join(table(rows, {0})) if len(rows) > 1 else "no dead letters")
+        click.echo(causes_table(found) if found else "no dead letters")
         return 0
 
     async def show(self, stream: str, group: str, id: str, *, as_json: bool) -> int:
         found = await self._operator.desk(stream, group).find(id)
         if not found:
-            click.echo(f"Error: {name(stream)}/{name(group)} has no dead letter {clean(id, 50)}", err=True)
-            return 1
+            raise no_letter(stream, group, id)
         for at, (_, letter) in enumerate(found):
             if as_json:
                 print_json(msgspec.to_builtins(letter))
             else:
-                click.echo(("\n" if at else "") + "\n".join(_text(letter)))
+                click.echo(("\n" if at else "") + letter_text(letter))
         return 0
 
     async def redrive(
         self, stream: str, group: str, chosen: Mapping[str, Any], *, rate: float | None, dry_run: bool
     ) -> int:
         desk, selection = self._operator.desk(stream, group), _selection(chosen)
-        if (total := await self._total(desk)) is None:
-            return 1
+        total = await _total(desk)
         if dry_run:
-            return await self._foresee(desk, selection, "redriven")
+            return _ended(desk, selection, await _foresee(desk, selection, copies=True), "would be redriven")
         self._verb = "redriven"
         with self._progress(desk, total, "redriving") as progress:
             await desk.redrive(selection, rate=rate, done=self._done, progress=progress)
-        return self._ended(desk, selection)
+        code = _ended(desk, selection, self._done, self._verb)
+        if self._done.done:
+            print_unattended(await self._operator.group(stream, group).unattended())
+        return code
 
     async def edit(
         self, stream: str, group: str, id: str, values: Mapping[str, bytes], unset: Sequence[str], *,
@@ -128,36 +122,39 @@ class DeskCommand:
 
     async def drop(self, stream: str, group: str, chosen: Mapping[str, Any], *, dry_run: bool, ask: bool) -> int:
         desk, selection = self._operator.desk(stream, group), _selection(chosen)
-        if (total := await self._total(desk)) is None:
-            return 1
+        total = await _total(desk)
         if dry_run:
-            return await self._foresee(desk, selection, "dropped")
+            return _ended(desk, selection, await _foresee(desk, selection), "would be dropped")
         if ask:  # what comes while it asks was not asked about
             selection = replace(selection, last=await desk.last())
-            await self._foresee(desk, selection, "dropped")
-            if not await agreed("Drop them?"):
-                return 1
+            if many := (await _foresee(desk, selection)).done:
+                click.echo(f"{letters(many)} of {label(desk)} would be dropped", err=True)
+                if not await agreed("Drop them?"):
+                    return 1
         self._verb = "dropped"
         with self._progress(desk, total, "dropping") as progress:
             await desk.drop(selection, done=self._done, progress=progress)
-        return self._ended(desk, selection)
+        return _ended(desk, selection, self._done, self._verb)
 
     async def export(self, stream: str, group: str, chosen: Mapping[str, Any], output: str) -> int:
         desk, selection = self._operator.desk(stream, group), _selection(chosen)
-        if await self._total(desk) is None:
-            return 1
+        await _total(desk)
         try:
             with click.open_file(output, "wb") as file:
-                await self._write(desk, selection, file)
+                many = await self._write(desk, selection, file)
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever reads has had enough
                 raise
             raise click.ClickException(f"the letters cannot be written: {error.strerror}") from None
+        if output != "-":
+            click.echo(f"{letters(many)} of {label(desk)} written to {clean(output)}", err=True)
         return 0
 
     @staticmethod
-    async def _write(desk: Desk, selection: Selection, output: IO[Any]) -> None:
+    async def _write(desk: Desk, selection: Selection, output: IO[Any]) -> int:
+        many = 0
         async for letter, shown in desk.chosen(selection):
+            many += 1
             raw = [base64.b64encode(part).decode() for part in letter.fields]
             line = {
                 **msgspec.to_builtins(shown),
@@ -165,9 +162,10 @@ class DeskCommand:
             }
             output.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         output.flush()
+        return many
 
-    async def _desks(self, stream: str | None) -> list[Desk] | None:
-        """Those that have dead letters, of one stream or of all; None if there is no such stream."""
+    async def _desks(self, stream: str | None) -> list[Desk]:
+        """Those that have dead letters, of one stream or of all."""
         observer = self._operator.observer
         wanted = await observer.streams()  # also those groups of which only our keys are left
         if stream is not None:
@@ -175,7 +173,7 @@ class DeskCommand:
         found: list[Desk] = []
         for one, facts in (await observer.look(wanted)).items():
             if stream is not None and isinstance(facts, StreamFacts) and not (facts.exists or facts.groups):
-                return None
+                raise no_stream(stream)
             if isinstance(facts, BrokerError):
                 if stream is not None:
                     raise facts
@@ -187,46 +185,54 @@ class DeskCommand:
     def _with_letters(self, facts: StreamFacts) -> Iterator[Desk]:
         return (self._operator.desk(facts.name, group.name) for group in facts.groups if group.beside.dead)
 
-    async def _total(self, desk: Desk) -> int | None:
-        """How many letters there are; None, and said so, if there is no such group."""
-        total = await desk.count()
-        if total is None:
-            click.echo(f"Error: there is no group {name(desk.group)} on stream {name(desk.stream)}", err=True)
-        return total
-
-    async def _foresee(self, desk: Desk, selection: Selection, verb: str) -> int:
-        many = left = 0
-        met: set[EntryId] = set()
-        async for letter, shown in desk.chosen(selection):
-            met |= selection.met(shown)
-            if letter.fields or verb == "dropped":
-                many += 1
-            else:
-                left += 1
-        click.echo(f"{_letters(many)} of {label(desk)} would be {verb}{_left(left)}", err=verb == "dropped")
-        return self._missed(desk, selection, met) or int(bool(left))
-
-    def _ended(self, desk: Desk, selection: Selection) -> int:
-        gone = f"; {number(self._done.gone)} were gone meanwhile" if self._done.gone else ""
-        click.echo(f"{_letters(self._done.done)} of {label(desk)} {self._verb}{gone}{_left(self._done.left)}")
-        return self._missed(desk, selection, self._done.met) or int(bool(self._done.left))
-
-    @staticmethod
-    def _missed(desk: Desk, selection: Selection, met: set[EntryId]) -> int:
-        """Tell which of the ids there were not; returns the exit code."""
-        missing = selection.missing(met)
-        for id in missing:
-            click.echo(f"Error: {label(desk)} has no dead letter {clean(id, 50)}", err=True)
-        return int(bool(missing))
-
     @contextmanager
     def _progress(self, desk: Desk, total: int, verb: str) -> Iterator[Progress]:
         """A bar on a terminal, and nothing elsewhere."""
         if not sys.stderr.isatty() or not total:
             yield bool
             return
-        with click.progressbar(length=total, label=f"{verb} {label(desk)}", file=sys.stderr) as bar:
-            yield lambda looked: bar.update(looked - bar.pos)
+        drawn = 0.0
+
+        def draw(looked: int) -> None:
+            nonlocal drawn
+            if monotonic() - drawn >= _DRAWN:
+                drawn = monotonic()
+                bar.update(looked - bar.pos)
+
+        with click.progressbar(length=total, label=f"{verb} {label(desk)}", show_pos=True, file=sys.stderr) as bar:
+            yield draw
+            bar.update(total - bar.pos)
+
+
+async def _foresee(desk: Desk, selection: Selection, *, copies: bool = False) -> Done:
+    """What would be done; with ``copies`` to those alone that hold a copy of an entry."""
+    found = Done()
+    async for letter, shown in desk.chosen(selection):
+        found.met |= selection.met(shown)
+        if letter.fields or not copies:
+            found.done += 1
+        else:
+            found.left += 1
+    return found
+
+
+def _ended(desk: Desk, selection: Selection, done: Done, verb: str) -> int:
+    """Tell what became of the letters, and which of the ids there were not; returns the exit code."""
+    gone = f"; {number(done.gone)} were gone meanwhile" if done.gone else ""
+    left = f"; {number(done.left)} left, which hold no copy of an entry" if done.left else ""
+    click.echo(f"{letters(done.done)} of {label(desk)} {verb}{gone}{left}")
+    missing = selection.missing(done.met)
+    for id in missing:
+        click.echo(f"Error: {no_letter(desk.stream, desk.group, id)}", err=True)
+    return int(bool(missing or done.left))
+
+
+async def _total(desk: Desk) -> int:
+    """How many letters there are."""
+    total = await desk.count()
+    if total is None:
+        raise no_group(desk.stream, desk.group)
+    return total
 
 
 def whoami() -> str:
@@ -248,57 +254,7 @@ def _selection(chosen: Mapping[str, Any]) -> Selection:
     return Selection(**values)
 
 
-def _row(letter: LetterShown) -> list[str]:
-    return [
-        letter.id, moment(letter.time, _TIME), number(letter.deliveries), clean(letter.handler or "-", 30),
-        clean(letter.entry.id, 50), why(letter)[:100],
-    ]  # fmt: skip
-
-
-def _group_row(one: LetterGroup) -> list[str]:
-    return [
-        number(one.count), label(one), clean(one.error, 40), _short(one.place),
-        clean(one.handler or "-", 30), moment(one.last, _TIME), one.example.id,
-    ]  # fmt: skip
-
-
-def _text(letter: LetterShown) -> list[str]:
-    facts = [
-        ["dead letter", letter.id],
-        ["died", moment(letter.time)],
-        ["why", why(letter)],
-        ["place", clean(letter.place or "-")],
-        ["handler", clean(letter.handler or "-")],
-        ["deliveries", number(letter.deliveries)],
-        ["consumer", clean(letter.consumer or "-")],
-        ["redriven", number(letter.redriven)],
-        ["entry", f"{clean(letter.entry.id, 50)}, published {moment(letter.entry.published)}"],
-        ["type", clean(letter.entry.type or "-")],
-    ]
-    facts += [[f"header {clean(key, 80)}", one_line(value)] for key, value in letter.entry.headers.items()]
-    if letter.entry.body is not None:
-        facts.append(["body", one_line(letter.entry.body)])
-    facts += [[clean(key, 80), one_line(value)] for key, value in (letter.entry.fields or {}).items()]
-    if letter.edited is not None:
-        facts.append(["edited", clean(letter.edited)])
-        facts += [[f"was {clean(key, 80)}", one_line(value)] for key, value in letter.was.items()]
-    lines = table(facts, set())
-    return [*lines, "", for_terminal(letter.traceback)] if letter.traceback else lines
-
-
-def _short(place: str | None) -> str:
-    """``gateway.py:88 in charge``: the folder is told by ``show``."""
-    return "-" if place is None else clean(place.rpartition("/")[2], 50)
-
-
-def _left(many: int) -> str:
-    return f"; {number(many)} left, which hold no copy of an entry" if many else ""
-
-
-def _letters(many: int) -> str:
-    return counted(many, "dead letter", "dead letters")
-
-
-def _none(desk: Desk, selection: Selection) -> str:
-    these = "no dead letters" if selection.everything else "no such dead letters"
-    return f"{these} of {label(desk)}"
+def _none(desk: Desk, selection: Selection, total: int) -> str:
+    if selection.everything or not total:
+        return f"no dead letters of {label(desk)}"
+    return f"none of the {letters(total)} of {label(desk)} is meant by this"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from streamworker.errors import AuthFailed, ConfigError, StreamworkerError, Unavailable
+from streamworker.errors import AuthFailed, ConfigError, NotFound, StreamworkerError, Unavailable
 
-CRASHED, USAGE, NO_REDIS = 1, 2, 3
+MISSING, CRASHED, USAGE, NO_REDIS = 1, 1, 2, 3
 
 
 def ending(error: StreamworkerError) -> tuple[str, int]:
     """The text for the user, and the exit code."""
+    if isinstance(error, NotFound):
+        return str(error), MISSING
     if isinstance(error, ConfigError):
         return str(error), USAGE
     if isinstance(error, AuthFailed):

@@ -14,6 +14,7 @@ from streamworker.cli.printing import print_json
 from streamworker.errors import BrokerError, Unavailable
 from streamworker.logs import clean
 from streamworker.monitoring.facts import Observer, ServerFacts, StreamFacts
+from streamworker.monitoring.missing import no_group, no_stream
 from streamworker.monitoring.position import MOST_COUNTED, lag_of
 from streamworker.monitoring.remarks import Limits, exceeded, remarks
 from streamworker.monitoring.snapshots import Snapshot, of_snapshots, take_snapshot
@@ -173,11 +174,7 @@ async def lag_now(observer: Observer, stream: str, group: str) -> int:
         raise seen
     facts = next((one for one in seen.groups if one.name == group), None)
     if facts is None:
-        what = (
-            f"stream {name(stream)} has no group {name(group)}" if seen.exists else f"there is no stream {name(stream)}"
-        )
-        click.echo(f"Error: {what}", err=True)
-        return 1
+        raise no_group(stream, group) if seen.exists else no_stream(stream)
     found = await lag_of(observer, seen, facts, _MOST_LAG)
     if found.kind == "at_least":
         click.echo(f"at least {found.entries}: the server cannot tell, and more are not counted", err=True)

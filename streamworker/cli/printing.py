@@ -45,6 +45,12 @@ def _unanswered(*_: object) -> NoReturn:
     sys.exit(130)
 
 
+def print_unattended(why: str | None) -> None:
+    """Tell why nobody handles what a group was just given."""
+    if why is not None:
+        click.echo(f"nobody handles them yet: {why}", err=True)
+
+
 def one_line(text: str, *, full: bool = False) -> str:
     """``text`` on one line, escaped; of more than 4,096 characters the beginning, if not all is wanted."""
     return clean(text, 16 * len(text) + 100) if full else clean(text)

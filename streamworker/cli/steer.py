@@ -13,7 +13,7 @@ from streamworker.cli.options import option, rate_option
 from streamworker.cli.watching import server_options, steering
 
 if TYPE_CHECKING:
-    from streamworker.operating.steering import Controls
+    from streamworker.operating.controls import Controls
 
 # What says which entries are meant has no variable: one that was forgotten would mean others.
 _PLACE = "PLACE"
@@ -53,7 +53,8 @@ def pause(stream: str, group: str, by: str | None, redis: str | None, redis_file
     \b
     Exit codes:
         0  paused, now or before
-        2  usage; or there is no such group
+        1  there is no such group
+        2  usage
         3  Redis cannot be reached, or does not accept the credentials
     """
     from streamworker.cli.steering import pause_now  # noqa: PLC0415  (--help loads nothing)
@@ -114,7 +115,8 @@ def replay(
     \b
     Exit codes:
         0    all of it is with the workers
-        2    usage; or there is no such group
+        1    there is no such group
+        2    usage
         3    Redis cannot be reached, or does not accept the credentials
         130  interrupted
     """
@@ -149,10 +151,11 @@ def seek(
 
     \b
     Exit codes:
-        0  it reads on there
-        1  the answer was no
-        2  usage; there is no such group, or it cannot go back
-        3  Redis cannot be reached, or does not accept the credentials
+        0    it reads on there
+        1    there is no such group, or the answer was no
+        2    usage; or it cannot go back
+        3    Redis cannot be reached, or does not accept the credentials
+        130  interrupted
     """
     from streamworker.cli.steering import seek_now  # noqa: PLC0415  (--help loads nothing)
 
@@ -176,7 +179,8 @@ def claim(stream: str, group: str, consumer: str, force: bool, redis: str | None
     \b
     Exit codes:
         0  the workers take it
-        2  usage; there is no such consumer, or it is alive
+        1  there is no such group or consumer
+        2  usage; or it is alive
         3  Redis cannot be reached, or does not accept the credentials
     """
     from streamworker.cli.steering import claim_now  # noqa: PLC0415  (--help loads nothing)

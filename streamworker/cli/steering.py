@@ -9,19 +9,21 @@ from typing import Final
 import click
 
 from streamworker.cli.desk import whoami
-from streamworker.cli.printing import agreed
+from streamworker.cli.printing import agreed, print_unattended
+from streamworker.logs import clean
 from streamworker.monitoring.words import entries, label, name, number
-from streamworker.operating.steering import Controls, Replayed
+from streamworker.operating.controls import Controls
+from streamworker.operating.steering import Replayed
 
 _TOLD: Final = 2.0  # seconds between two lines of progress
 
 
 async def pause_now(controls: Controls, by: str | None) -> int:
     """Pause; returns the exit code."""
-    if await controls.pause(by=by or whoami()):
-        click.echo(f"{label(controls)} is paused: its workers stop reading within a second")
+    if before := await controls.pause(by=by or whoami()):
+        click.echo(f"{label(controls)} has been paused before, since {clean(before, 100)}")
     else:
-        click.echo(f"{label(controls)} was paused before")
+        click.echo(f"{label(controls)} is paused: its workers stop reading within a second")
     return 0
 
 
@@ -53,17 +55,24 @@ async def replay_now(
     verb = "would be replayed to" if dry_run else "replayed to"
     left = f"; {number(done.pending)} pending left out" if done.pending else ""
     click.echo(f"{entries(done.copied)} {verb} {label(controls)}{left}")
+    if done.copied and not dry_run:
+        print_unattended(await controls.unattended())
     return 0
 
 
 async def seek_now(controls: Controls, to: str, *, dry_run: bool, ask: bool) -> int:
     """Seek; returns the exit code."""
     plan = await controls.plan_seek(to)
+    if plan.now == plan.then:
+        click.echo(f"{label(controls)} has read up to {plan.now}: it is there already")
+        return 0
     if plan.again or plan.skipped:
         what = f"skips {entries(plan.skipped)}" if plan.skipped else f"is given {entries(plan.again)} again"
     else:
         what = "skips and repeats nothing" if plan.exact else "skips or repeats more than 10 000 000 entries"
-    click.echo(f"{label(controls)} has read up to {plan.now}; from {plan.then} on it {what}", err=not dry_run)
+    click.echo(
+        f"{label(controls)} has read up to {plan.now}; if it reads on behind {plan.then} it {what}", err=not dry_run
+    )
     if dry_run:
         return 0
     if ask and not await agreed("Go there?"):

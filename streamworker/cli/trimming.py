@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from time import monotonic
 from typing import Final
 
@@ -10,7 +9,8 @@ import click
 import msgspec
 
 from streamworker.cli.printing import agreed, print_json
-from streamworker.monitoring.words import entries, name, number, size, span
+from streamworker.monitoring.missing import no_stream
+from streamworker.monitoring.words import entries, in_shell, name, number, size, span
 from streamworker.operating import Operator
 from streamworker.operating.trimming import Holder, Loss, Trimmed
 from streamworker.retention import Limits
@@ -58,8 +58,7 @@ class TrimCommand:
 
     def _show(self, done: Trimmed) -> int:
         if not done.exists:
-            click.echo(f"Error: there is no stream {name(self._stream)}", err=True)
-            return 1
+            raise no_stream(self._stream)
         if self._as_json:
             print_json(msgspec.to_builtins(done))
         else:
@@ -116,6 +115,6 @@ def _held(stream: str, held: Holder, verb: str) -> list[str]:
         f"  {state}",
         f"  {who}",
         f"  if {group} is wanted: start its workers, or move it on with 'streamworker seek'",
-        f"  if nobody needs it any more: redis-cli XGROUP DESTROY {quote(name(stream))} {quote(group)}",
+        f"  if nobody needs it any more: redis-cli XGROUP DESTROY {in_shell(stream, held.group)}",
         "  or lose what it has not finished: --force; --force --dry-run says what that is",
     ]

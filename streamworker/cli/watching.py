@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import click
+
 from streamworker.cli.options import option, redis_file_option, redis_option
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ async def _connected(
     from streamworker.cli.choosing import chosen  # noqa: PLC0415  (--help loads nothing)
 
     with chosen(redis, redis_file) as where:
+        if where.embedded:
+            click.echo("no Redis URL is set, so this is the folder's own server; --redis URL names another", err=True)
         one = await opened(where.url)
         try:
             yield one, where

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamworker.logs import clean
 from streamworker.monitoring.status import GroupStatus, Status, StreamStatus
-from streamworker.monitoring.words import label, name, number, size, span
+from streamworker.monitoring.words import counted, in_shell, label, name, number, size, span
 
 _GREW = 1.5
 _ABOUT_ONE = 1.02
@@ -31,6 +31,13 @@ def remarks(status: Status) -> list[str]:
             found += (f"{label(group)} {text}" for text in _of_group(group, stream))
     found += (f"{name(stream)}: {text}" for stream, text in status.errors.items())
     return found
+
+
+def unattended(group: GroupStatus) -> str | None:
+    """Why nobody handles what the group is given, and what to do; None if somebody does."""
+    if group.paused:
+        return f"{label(group)} is paused; streamworker resume {in_shell(group.stream, group.group)}"
+    return None if any(one.alive for one in group.consumers) else f"{label(group)} has no living worker; start one"
 
 
 def exceeded(status: Status, limits: Limits) -> list[str]:
@@ -66,9 +73,12 @@ def _of_group(group: GroupStatus, stream: StreamStatus) -> Iterator[str]:
             "" if group.members else ", it has no consumer: start a worker, or remove the group"
         )
     ours = [one for one in group.consumers if one.alive is not None]
-    if ours and not any(one.alive for one in ours) and group.backlog:
-        silent = min(one.beat_seconds or 0.0 for one in ours)
-        yield f"has no living worker: none has shown a sign of life for {span(silent)}"
+    if not any(one.alive for one in ours):
+        if ours and group.backlog:
+            silent = min(one.beat_seconds or 0.0 for one in ours)
+            yield f"has no living worker: none has shown a sign of life for {span(silent)}"
+        elif group.retries:  # which no other program reads
+            yield f"has no living worker, and {counted(group.retries, 'retry waits', 'retries wait')} for one"
     if group.trimmed:
         yield f"lost {number(group.trimmed)} entries that were trimmed before it read them"
 

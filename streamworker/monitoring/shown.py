@@ -135,6 +135,11 @@ def error_type(letter: LetterShown) -> str:
     return re.sub(r"\d+", "N", letter.reason or "") or "no reason is kept"
 
 
+def short_place(place: str | None) -> str | None:
+    """``gateway.py:88 in charge``, without the folder."""
+    return None if place is None else place.rpartition("/")[2]
+
+
 def place_in(traceback: str) -> str | None:
     """Where a traceback says that its first error was raised: ``file:line in function``; None if it does not."""
     found = None

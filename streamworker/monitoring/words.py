@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice
+from shlex import quote
 from typing import Final, Protocol
 
 from streamworker.logs import clean
@@ -74,6 +75,11 @@ def span(seconds: float | None) -> str:
 def name(value: str, most: int = 40) -> str:
     """A stream's, group's or consumer's name: in one line, without control characters, not too long."""
     return clean(value, most)
+
+
+def in_shell(*names: str) -> str:
+    """Names as words of a command to be copied."""
+    return " ".join(quote(name(one, 200)) for one in names)
 
 
 def few(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from streamworker.errors import ConfigError
-from streamworker.monitoring.shown import LetterShown, error_type
+from streamworker.monitoring.shown import LetterShown, error_type, short_place
 
 Condition: TypeAlias = Callable[[LetterShown], bool]
 
@@ -44,7 +44,8 @@ def condition(text: str) -> Condition:
     """What ``text`` asks of a letter.
 
     ``FIELD ~ PATTERN`` and ``!~`` search for a regular expression, ``=`` and ``!=`` compare, numbers also by
-    ``<``, ``<=``, ``>``, ``>=``. A letter without the field fulfils ``!=`` and ``!~`` alone.
+    ``<``, ``<=``, ``>``, ``>=``. A letter without the field fulfils ``!=`` and ``!~`` alone. A place is
+    compared without its folder if VALUE names none.
 
     Raises:
         ConfigError: it cannot be understood; the text says why.
@@ -58,6 +59,8 @@ def condition(text: str) -> Condition:
     if name.startswith(_HEADER):
         header = name.removeprefix(_HEADER)
         return _of_text(lambda letter: letter.entry.headers.get(header), name, sign, value)
+    if name == "place" and sign in ("=", "!=") and "/" not in value:  # as it is shown in a table
+        return _of_text(lambda letter: short_place(letter.place), name, sign, value)
     if name in _TEXTS:
         return _of_text(_TEXTS[name], name, sign, value)
     raise ConfigError(f"{name!r} is nothing that a dead letter has: a condition is about {', '.join(FIELDS)}")

@@ -12,6 +12,7 @@ from streamworker.errors import ConfigError
 from streamworker.ids import EntryId
 from streamworker.monitoring.entries import Letter
 from streamworker.monitoring.facts import Observer, StreamFacts
+from streamworker.monitoring.missing import no_letter
 from streamworker.monitoring.shown import LetterShown, entry_id, error_type, letter_shown
 from streamworker.operating.conditions import Condition, condition
 from streamworker.operating.editing import check_names, edited_letter
@@ -106,7 +107,7 @@ class LetterGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         stream, group: whose.
-        error: the error's class; without an error the reason, its numbers replaced by N.
+        error_type: the error's class; without an error the reason, its numbers replaced by N.
         place: where it was raised, ``file:line in function``; None without a traceback.
         handler: the handler.
         count: how many.
@@ -116,7 +117,7 @@ class LetterGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     stream: str
     group: str
-    error: str
+    error_type: str
     place: str | None
     handler: str | None
     count: int
@@ -183,13 +184,13 @@ class Desk:
                 if place > end:
                     return
                 looked += 1
+                progress(looked)
                 shown = letter_shown(letter)
                 if selection.takes(shown):
                     yield letter, shown
                     found += 1
                     if found == selection.limit:
                         return
-            progress(looked)
             if not page.letters:
                 return
 
@@ -202,7 +203,7 @@ class Desk:
             found[key] = LetterGroup(
                 stream=self.stream,
                 group=self.group,
-                error=key[0],
+                error_type=key[0],
                 place=key[1],
                 handler=key[2],
                 count=before.count + 1 if before is not None else 1,
@@ -266,14 +267,16 @@ class Desk:
             The letter as it is now; it has a new id.
 
         Raises:
-            ConfigError: there is no such letter, or more than one, a field may not be changed, or none would be left.
+            NotFound: there is no such letter.
+            ConfigError: there is more than one, a field may not be changed, or none would be left.
         """
         check_names((*values, *without))
         found = await self.find(id)
-        if len(found) != 1:
-            which = "no dead letter" if not found else f"{len(found)} dead letters; name one by its own id:"
+        if not found:
+            raise no_letter(self.stream, self.group, id)
+        if len(found) > 1:
             ids = ", ".join(letter.id for letter, _ in found)
-            raise ConfigError(f"{self.stream}/{self.group} has {which} {ids or id}")
+            raise ConfigError(f"{id} has {len(found)} dead letters; name one by its own id: {ids}")
         if not found[0][0].fields:
             raise ConfigError(f"the dead letter {id} holds no copy of an entry: nothing of ours wrote it")
         edited = edited_letter(found[0][0], values, without, by)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from time import time
 from typing import Final
 
 from streamworker.errors import ConfigError
 from streamworker.monitoring.entries import Letter
+from streamworker.monitoring.words import moment
 from streamworker.operating.places import check_utf8
 
 _OURS: Final = "sw-"
@@ -44,7 +45,7 @@ def edited_letter(letter: Letter, values: Mapping[str, bytes], without: Sequence
     for name, value in wanted.items():
         fields += (name, value)
     told = ", ".join((*values, *(f"without {name}" for name in without)))
-    note = f"{datetime.now(UTC).isoformat(timespec='seconds')} by {by}: {told}"
+    note = f"{moment(time())} by {by}: {told}"
     return replace(
         letter,
         fields=fields,

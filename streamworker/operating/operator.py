@@ -8,11 +8,12 @@ from typing import Protocol
 from streamworker.broker import Trimming
 from streamworker.errors import ConfigError
 from streamworker.monitoring.facts import Observer
+from streamworker.operating.controls import Controls
 from streamworker.operating.desk import Desk, Letters
 from streamworker.operating.doctor import Doctor, Examining, Role
 from streamworker.operating.findings import Finding, Fixed
 from streamworker.operating.places import check_utf8
-from streamworker.operating.steering import Controls, Steering
+from streamworker.operating.steering import Steering
 from streamworker.operating.trimming import Progress, StreamTrimmer, Trimmed
 from streamworker.retention import Limits
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from shlex import quote
 from typing import Final
 
 from streamworker.identity import RELEASED
@@ -11,7 +10,7 @@ from streamworker.logs import clean
 from streamworker.monitoring.facts import GroupFacts, StreamFacts
 from streamworker.monitoring.position import Lag
 from streamworker.monitoring.status import ConsumerStatus, GroupStatus, StreamStatus
-from streamworker.monitoring.words import counted, entries, few, name, number, size, span
+from streamworker.monitoring.words import counted, entries, few, in_shell, name, number, size, span
 from streamworker.operating.findings import Finding, about, note, warning
 from streamworker.report import report_of
 
@@ -60,14 +59,14 @@ def check_consumers(group: GroupStatus, consumers: Sequence[ConsumerStatus]) -> 
         yield warning(
             f"{_few(names, 'consumer', 'consumers')} asked for nothing for more than {span(LEFT_BEHIND)}, with "
             f"{number(sum(one.pending for one in held))} pending",
-            f"start workers, and streamworker claim {_words(group.stream, group.group, names[0])}",
+            f"start workers, and streamworker claim {in_shell(group.stream, group.group, names[0])}",
             consumers=names,
         )
 
 
 def check_group(group: GroupStatus, consumers: Sequence[ConsumerStatus]) -> Iterator[Finding]:
     """Whether somebody reads it."""
-    words = _words(group.stream, group.group)
+    words = in_shell(group.stream, group.group)
     if not group.exists:
         if group.dead_letters or group.retries:
             yield warning(
@@ -141,8 +140,3 @@ def _lives(one: ConsumerStatus) -> bool:
 
 def _few(names: Sequence[str], one: str, more: str) -> str:
     return f"{counted(len(names), one, more)} ({few(map(name, names))})"
-
-
-def _words(*names: str) -> str:
-    """Names as words of a shell."""
-    return " ".join(quote(name(one, 200)) for one in names)

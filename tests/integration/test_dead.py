@@ -74,12 +74,20 @@ async def test_the_three_causes_are_told_apart_by_error_place_and_handler(
     await fill(redis, stream, Gateway(stream), admin_url, 31)
     said = await dead("groups", stream, "billing", "--json", url=admin_url)
     assert (said.code, said.err) == (0, "")
-    found = {one["error"]: one for one in said.objects}
+    found = {one["error_type"]: one for one in said.objects}
     assert {error: one["count"] for error, one in found.items()} == {"TimeoutError": 11, "ValueError": 10, "Reject": 10}
     assert all(one["handler"].endswith("charge") and "test_dead.py:" in one["place"] for one in found.values())
     assert len({one["place"] for one in found.values()}) == 3
     table = (await dead("groups", url=admin_url)).rows("COUNT")
-    assert {row["ERROR"] for row in table if row["GROUP"] == f"{stream}/billing"} == {*found}
+    assert {row["ERROR-TYPE"] for row in table if row["GROUP"] == f"{stream}/billing"} == {*found}
+    # What the table says is what a condition takes.
+    (row,) = [row for row in table if (row["GROUP"], row["ERROR-TYPE"]) == (f"{stream}/billing", "TimeoutError")]
+    conditions = ("--where", f"error-type = {row['ERROR-TYPE']}", "--where", f"place = {row['PLACE']}")
+    assert len((await dead("list", stream, "billing", *conditions, "--json", url=admin_url)).objects) == 11
+    full = f"place = {found['TimeoutError']['place']}"
+    assert len((await dead("list", stream, "billing", "--where", full, "--json", url=admin_url)).objects) == 11
+    none = await dead("list", stream, "billing", "--where", "place = elsewhere.py:1 in f", url=admin_url)
+    assert none.out == f"none of the 31 dead letters of {stream}/billing is meant by this\n"
 
 
 @on_all_servers
@@ -188,7 +196,7 @@ async def test_what_cannot_be_edited_is_said(redis: Redis, admin_url: str, strea
     ours = await dead("edit", stream, "billing", "1-1", "--set", "sw-id=5", url=admin_url)
     assert (ours.code, "begin with sw- are ours" in ours.err) == (2, True)
     nobody = await dead("edit", stream, "billing", "1-1", "--set", "data=5", url=admin_url)
-    assert (nobody.code, "has no dead letter 1-1" in nobody.err) == (2, True)
+    assert (nobody.code, f"there is no dead letter 1-1 of {stream}/billing" in nobody.err) == (1, True)
     assert (await dead("edit", stream, "billing", "1-1", url=admin_url)).code == 2
 
 
@@ -224,7 +232,9 @@ async def test_what_is_no_dead_letter_of_ours_is_left_where_it_is(
 async def test_an_export_holds_every_byte(redis: Redis, admin_url: str, stream: str, tmp_path: Path) -> None:
     gateway = Gateway(stream)
     await fill(redis, stream, gateway, admin_url, 5)
-    assert (await dead("export", stream, "billing", "-o", str(tmp_path / "out"), url=admin_url)).code == 0
+    said = await dead("export", stream, "billing", "-o", str(tmp_path / "out"), url=admin_url)
+    assert (said.code, said.out) == (0, "")
+    assert said.err == f"5 dead letters of {stream}/billing written to {tmp_path / 'out'}\n"
     lines = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert [json.loads(line["entry"]["body"])["n"] for line in lines] == [0, 1, 2, 3, 4]
     raw = [[base64.b64decode(part) for part in pair] for pair in lines[3]["raw"]]
@@ -290,7 +300,8 @@ async def test_a_redrive_of_5000_killed_in_the_middle_and_run_again_handles_each
 
 async def letter(redis: Redis, watched: Watched, *fields: bytes, **facts: str) -> None:
     """A dead letter that holds these fields."""
-    await redis.xgroup_create(watched.keys.stream, "billing", "0", mkstream=True)
+    if not await redis.exists(watched.keys.stream):
+        await redis.xgroup_create(watched.keys.stream, "billing", "0", mkstream=True)
     words = {"sw-id": "1-1", "sw-reason": "no", **facts}
     await watched.do(
         "XADD", watched.keys.dead, "*", *(one for pair in words.items() for one in pair), "sw-fields", pack([*fields])
@@ -336,13 +347,41 @@ async def test_an_id_that_is_not_there_and_a_letter_that_is_left_end_it_with_1(
     await letter(redis, watched, b"data", b"one")
     for dry in (("--dry-run",), ()):
         said = await dead(verb, stream, "billing", "1-1", "77-0", *(dry or yes), url=admin_url)
-        assert (said.code, said.err.splitlines()[-1]) == (1, f"Error: {stream}/billing has no dead letter 77-0")
-        assert "1 dead letter of" in said.out + said.err
+        assert (said.code, said.err.splitlines()[0]) == (1, f"Error: there is no dead letter 77-0 of {stream}/billing")
+        assert "1 dead letter of" in said.out
     if verb == "redrive":
         await redis.xadd(watched.keys.dead, {"sw-id": "2-2"})
         for dry in (("--dry-run",), ()):
             said = await dead(verb, stream, "billing", "--all", *dry, url=admin_url)
             assert (said.code, "1 left, which hold no copy of an entry" in said.out) == (1, True)
+
+
+async def test_all_and_some_contradict_each_other(admin_url: str, stream: str) -> None:
+    for some in (("1-1",), ("--where", "error ~ Timeout"), ("--since", "2h"), ("--type", "x")):
+        said = await dead("redrive", stream, "billing", "--all", *some, url=admin_url)
+        assert (said.code, "--all means all of them" in said.err) == (2, True)
+
+
+async def test_nothing_to_drop_is_not_asked_about(redis: Redis, admin_url: str, stream: str, watched: Watched) -> None:
+    await letter(redis, watched, b"data", b"one")
+    words = ("dead", "drop", stream, "billing", "--where", "error ~ Timeout")
+    with Terminal(*command(*words, url=admin_url, role="operator"), columns=120) as terminal:
+        assert await asyncio.to_thread(terminal.wait) == 0
+        assert f"0 dead letters of {stream}/billing dropped" in terminal.text
+    assert len(await watched.letters()) == 1
+
+
+async def test_a_slow_redrive_shows_how_far_it_is_and_ends_with_a_whole_bar(
+    redis: Redis, admin_url: str, stream: str, watched: Watched
+) -> None:
+    for _ in range(8):
+        await letter(redis, watched, b"data", b"one")
+    words = ("dead", "redrive", stream, "billing", "--all", "--rate", "4")
+    with Terminal(*command(*words, url=admin_url, role="operator"), columns=120) as terminal:
+        await asyncio.to_thread(terminal.shows, "3/8")
+        assert await watched.letters() != []
+        assert await asyncio.to_thread(terminal.wait) == 0
+        assert "8/8" in terminal.text
 
 
 async def test_letters_that_come_while_it_asks_are_not_dropped(

@@ -59,7 +59,7 @@ if ARGV[2] == '' then
   return before
 end
 if not there then return false end
-redis.call('HSET', KEYS[2], 'paused', ARGV[2])
+if before == '' then redis.call('HSET', KEYS[2], 'paused', ARGV[2]) end
 return before
 """
 )
