@@ -41,10 +41,10 @@ def doctor(
     role         whether it is a primary
     clock        whether it is right
     permissions  what the Redis user lacks for its --role
-    groups       whether somebody reads them; what is left of those that are gone
+    groups       whether somebody reads them (within an hour); what is left of those that are gone
     lag          whether the server's own number is right, as KEDA believes (--fix)
-    consumers    those that will not come back (--fix, if they hold nothing)
-    growth       streams that nothing trims
+    consumers    those silent for an hour, that will not come back (--fix, if they hold nothing)
+    growth       streams that nothing trims, from 10,000 entries or 100 MB on
     ids          ids that are ahead of the server's clock
     keys         names whose keys would lie in other slots of a Cluster
 

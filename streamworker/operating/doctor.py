@@ -27,10 +27,10 @@ Role = Literal["operator", "worker", "reader"]
 _MOST: Final = 10_000_000  # entries counted to put a lag right; 1,000 take about a millisecond
 _TRIES: Final = 10  # of putting a lag right while others read and trim
 _WELL: Final[Mapping[str, str]] = {
-    "groups": "somebody reads each of them",
+    "groups": "nobody's messages have waited for an hour",
     "lag": "no number of the server's own is wrong",
     "consumers": "none is left behind",
-    "growth": "something trims every stream",
+    "growth": "something trims each stream, or has trimmed it",
     "ids": "none is ahead of the server's clock",
     "keys": "all would do on a Cluster",
 }

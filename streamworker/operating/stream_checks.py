@@ -88,6 +88,8 @@ def check_group(group: GroupStatus, consumers: Sequence[ConsumerStatus]) -> Iter
             "its stream cannot be trimmed",
             f"start its workers; if nobody needs it: redis-cli XGROUP DESTROY {words}",
         )
+    elif not group.members and group.lag:
+        yield note(f"it has no consumer, and {number(group.lag)} unread", "start its workers")
 
 
 def check_growth(streams: Iterable[tuple[StreamFacts, StreamStatus]]) -> Iterator[Finding]:
