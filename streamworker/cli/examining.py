@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +10,7 @@ import click
 import msgspec
 
 from streamworker.cli.looking import server_of
-from streamworker.cli.printing import print_json
+from streamworker.cli.printing import columns, print_json
 from streamworker.logs import clean
 from streamworker.monitoring.words import counted, name
 from streamworker.operating import Operator
@@ -89,7 +88,7 @@ def _subject(one: Finding) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    width = min(_WIDEST, shutil.get_terminal_size().columns)
+    width = min(_WIDEST, columns())
     margin = " " * _INDENT
     return textwrap.wrap(
         clean(text, 1000), max(width, _INDENT + 40), initial_indent=margin, subsequent_indent=margin,

@@ -11,14 +11,18 @@ from streamworker.logs import clean
 from streamworker.monitoring.facts import Observer
 from streamworker.monitoring.shown import LetterShown
 from streamworker.monitoring.whereabouts import Whereabouts, whereabouts
-from streamworker.monitoring.words import moment, name, number, size, span, table
+from streamworker.monitoring.words import in_shell, moment, name, number, size, span, table
 
 
 async def inspect_now(observer: Observer, stream: str, id: EntryId, *, as_json: bool) -> int:
     """Print all about the entry; returns the exit code."""
     found = await whereabouts(observer, stream, id)
     if found is None:
-        click.echo(f"Error: nothing knows an entry {written(id)} of stream {name(stream)}", err=True)
+        click.echo(
+            f"Error: nothing knows an entry {written(id)} of stream {name(stream)}; if it is a dead letter's id: "
+            f"streamworker dead show {in_shell(stream)} GROUP {written(id)}",
+            err=True,
+        )
         return 1
     if as_json:
         print_json(msgspec.to_builtins(found))

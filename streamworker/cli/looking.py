@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 from collections.abc import Sequence
 
 import click
 import msgspec
 
-from streamworker.cli.printing import print_json
+from streamworker.cli.printing import columns, print_json
 from streamworker.errors import BrokerError, Unavailable
 from streamworker.logs import clean
 from streamworker.monitoring.facts import Observer, ServerFacts, StreamFacts
@@ -101,7 +100,7 @@ def headline(status: Status, server: ServerFacts | None, where: str, width: int 
         if server.append_only is not None:
             words.append("aof on" if server.append_only else "aof off")
         words += [server.eviction] if server.eviction else []
-    width = width or shutil.get_terminal_size().columns
+    width = width or columns()
     while len(words) > 1 and len(" · ".join(words)) > width:
         words.pop()
     return clean(" · ".join(words))
@@ -115,7 +114,7 @@ def status_table(status: Status, most: int | None = None) -> list[str]:
         rows += [first + [""] * 8] if not stream.groups else []
         for at, group in enumerate(stream.groups):
             rows.append((["", "", "", ""] if at else first) + _cells(group))
-    most = most or shutil.get_terminal_size().columns
+    most = most or columns()
     shown = list(range(len(_COLUMNS)))
     for spared in (None, *_SPARED):
         shown = [column for column in shown if column != spared]
@@ -127,7 +126,11 @@ def status_table(status: Status, most: int | None = None) -> list[str]:
 
 
 def _cells(group: GroupStatus) -> list[str]:
-    deliveries = f" ({group.oldest_pending.deliveries})" if group.oldest_pending is not None else ""
+    deliveries = (
+        f" ({group.oldest_pending.deliveries})"
+        if group.oldest_pending is not None and group.oldest_pending.deliveries
+        else ""
+    )
     return [
         name(group.group),
         lag_cell(group),

@@ -17,6 +17,11 @@ from streamworker.monitoring.shown import EntryShown
 from streamworker.monitoring.words import cut
 
 
+def columns() -> int:
+    """How wide the terminal is; what is no terminal is as wide as anybody wants, unless COLUMNS says otherwise."""
+    return shutil.get_terminal_size((10_000, 24)).columns
+
+
 def print_json(value: Any) -> None:
     """One line of JSON. It is ASCII: what turns the direction of writing, lone surrogates and the like are escaped."""
     click.echo(json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f"))
@@ -24,7 +29,7 @@ def print_json(value: Any) -> None:
 
 def print_line(text: str, *, full: bool = False) -> None:
     """A line that is printable already, cut where the terminal ends, if it is one and not all is wanted."""
-    click.echo(text if full or not sys.stdout.isatty() else cut(text, shutil.get_terminal_size().columns))
+    click.echo(text if full or not sys.stdout.isatty() else cut(text, columns()))
 
 
 async def agreed(question: str) -> bool:

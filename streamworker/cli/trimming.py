@@ -108,13 +108,16 @@ def _held(stream: str, held: Holder, verb: str) -> list[str]:
     who = {0: "none of its workers is alive", 1: "one of its workers is alive"}.get(
         held.workers, f"{held.workers} of its workers are alive"
     )
-    if held.others:
+    if not held.members:
+        who = "it has no consumer"
+    elif held.others:
         who += f"; consumers of other programs: {held.others}"
     return [
         f"a limit {verb} kept: group {group} holds it back",
         f"  {state}",
         f"  {who}",
-        f"  if {group} is wanted: start its workers, or move it on with 'streamworker seek'",
+        f"  if {group} is wanted: start its workers",
+        f"  or let it skip what it has not read: streamworker seek {in_shell(stream, held.group)} --to end --dry-run",
         f"  if nobody needs it any more: redis-cli XGROUP DESTROY {in_shell(stream, held.group)}",
         "  or lose what it has not finished: --force; --force --dry-run says what that is",
     ]

@@ -108,7 +108,8 @@ def check_growth(streams: Iterable[tuple[StreamFacts, StreamStatus]]) -> Iterato
         said, who = (note, "no worker of ours") if removed is None else (warning, "nothing")
         finding = said(
             f"{who} trims it: {entries(stream.length)}{memory}{age}",
-            f"app.stream({name(stream.stream)!r}, max_age=...) lets workers trim it; streamworker trim does it once",
+            f"app.stream({name(stream.stream)!r}, max_age=...) lets workers trim it; once: "
+            f"streamworker trim {in_shell(stream.stream)} --max-age 7d --dry-run",
         )
         yield from about([finding], stream=stream.stream)
     if small:

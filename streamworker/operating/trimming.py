@@ -34,6 +34,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
         consumer: who has it; None if it is unread.
         idle_seconds: since it was delivered.
         deliveries: how often it was.
+        members: how many consumers the group has, living or not.
         workers: how many workers of the group are alive.
         others: how many consumers other programs have in it; whether they live, nobody knows.
     """
@@ -45,6 +46,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     consumer: str | None
     idle_seconds: float | None
     deliveries: int
+    members: int
     workers: int
     others: int
 
@@ -169,6 +171,7 @@ class StreamTrimmer:
             consumer=held.consumer,
             idle_seconds=held.idle,
             deliveries=held.deliveries,
+            members=len(consumers),
             workers=sum(one.alive is True for one in consumers),
             others=sum(one.alive is None for one in consumers),
         )

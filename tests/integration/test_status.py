@@ -406,6 +406,8 @@ async def test_on_a_narrow_terminal_less_columns_are_shown_and_no_group_is_lost(
     await begin(foreign, 10)
     wide = (await status(stream, "--interval", "0", url=admin_url, columns=140)).rows()[0]
     narrow = (await status(stream, "--interval", "0", url=admin_url, columns=80)).rows()[0]
+    piped = (await status(stream, "--interval", "0", url=admin_url, COLUMNS="")).rows()[0]
+    assert piped.keys() == wide.keys()
     assert {"MEMORY", "LENGTH"} <= wide.keys()
     assert "MEMORY" not in narrow
     assert (narrow["GROUP"], narrow["LAG"], narrow["DEAD"]) == ("readers", "10", "0")

@@ -19,7 +19,7 @@ FIELDS = {
     "stream", "exists", "dry_run", "removed", "length", "memory_bytes", "kept", "groups", "held", "lost",
 }  # fmt: skip
 HELD_FIELDS = {
-    "group", "id", "age_seconds", "state", "consumer", "idle_seconds", "deliveries", "workers", "others",
+    "group", "id", "age_seconds", "state", "consumer", "idle_seconds", "deliveries", "members", "workers", "others",
 }  # fmt: skip
 
 
@@ -81,6 +81,9 @@ def test_a_limit_that_is_held_back_ends_it_with_1_and_says_by_whom_and_what_to_d
     client.xack(stream, "billing", *[one["message_id"] for one in pending])
     said = trim(stream, "--max-length", "100", url=admin_url)
     assert "has not been read" in said.out.splitlines()[2]
+    client.xgroup_delconsumer(stream, "billing", "web-1")
+    said = trim(stream, "--max-length", "100", url=admin_url)
+    assert said.out.splitlines()[3] == "  it has no consumer"
 
 
 async def test_living_workers_are_counted(redis: Redis, admin_url: str, stream: str) -> None:
