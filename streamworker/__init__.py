@@ -5,6 +5,7 @@ from streamworker.backoff import Backoff
 from streamworker.errors import (
     BrokerError,
     ConfigError,
+    NotFound,
     PublishError,
     PublishFailed,
     PublishUnknown,
@@ -23,6 +24,7 @@ __all__ = [
     "Drop",
     "Failure",
     "Message",
+    "NotFound",
     "PublishError",
     "PublishFailed",
     "PublishUnknown",

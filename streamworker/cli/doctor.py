@@ -44,7 +44,7 @@ def doctor(
     groups       whether somebody reads them (within an hour); what is left of those that are gone
     lag          whether the server's own number is right, as KEDA believes (--fix)
     consumers    those silent for an hour, that will not come back (--fix, if they hold nothing)
-    growth       streams that nothing trims, from 10,000 entries or 100 MB on
+    growth       streams that nothing trims; a warning from 10,000 entries or 100 MB on
     ids          ids that are ahead of the server's clock
     keys         names whose keys would lie in other slots of a Cluster
 

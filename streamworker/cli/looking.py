@@ -126,11 +126,8 @@ def status_table(status: Status, most: int | None = None) -> list[str]:
 
 
 def _cells(group: GroupStatus) -> list[str]:
-    deliveries = (
-        f" ({group.oldest_pending.deliveries})"
-        if group.oldest_pending is not None and group.oldest_pending.deliveries
-        else ""
-    )
+    often = group.oldest_pending.deliveries if group.oldest_pending is not None else 0
+    deliveries = f" ({often})" if often else ""
     return [
         name(group.group),
         lag_cell(group),

@@ -27,7 +27,7 @@ Role = Literal["operator", "worker", "reader"]
 _MOST: Final = 10_000_000  # entries counted to put a lag right; 1,000 take about a millisecond
 _TRIES: Final = 10  # of putting a lag right while others read and trim
 _WELL: Final[Mapping[str, str]] = {
-    "groups": "nobody's messages have waited for an hour",
+    "groups": "none has had messages waiting for an hour with nobody to read them",
     "lag": "no number of the server's own is wrong",
     "consumers": "none is left behind",
     "growth": "something trims each stream, or has trimmed it",

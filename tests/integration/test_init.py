@@ -25,4 +25,4 @@ def test_the_project_handles_what_is_published(
     assert worker.out.count("\n") == 1
     assert worker.out.endswith(": order 1, charged 9.50\n")
     (letters,) = call("dead", "groups", "orders", "shop", "--json", url=url, role="operator").objects
-    assert (letters["count"], letters["error"]) == (1, "Reject")
+    assert (letters["count"], letters["error_type"]) == (1, "Reject")
