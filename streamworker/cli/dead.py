@@ -141,8 +141,8 @@ def groups(
 ) -> None:  # fmt: skip
     """What the dead letters died of: how many by error, place and handler, the most frequent first.
 
-    Of GROUP on STREAM, of all groups on STREAM, or of all that there are. What the columns say is what --where takes:
-    --where 'error-type = TimeoutError' --where 'place = gateway.py:88 in charge'.
+    Of GROUP on STREAM, of all groups on STREAM, or of all that there are. --where takes what the columns say:
+    'error-type = TimeoutError', 'place = gateway.py:88 in charge'; with ~ a part of what is cut there.
 
     \b
     Examples:

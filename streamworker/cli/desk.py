@@ -67,13 +67,12 @@ class DeskCommand:
     async def groups(self, stream: str | None, group: str | None, chosen: Mapping[str, Any], *, as_json: bool) -> int:
         selection = _selection(chosen)
         if stream is not None and group is not None:
-            desks = [self._operator.desk(stream, group)]
-            await _total(desks[0])
+            desk = self._operator.desk(stream, group)
+            desks = [(desk, await _total(desk))]
         else:
             desks = await self._desks(stream)
         found: list[LetterGroup] = []
-        for desk in desks:
-            total = await desk.count() or 0
+        for desk, total in desks:
             with self._progress(desk, total if total > _AT_A_GLANCE else 0, "looking") as progress:
                 found += await desk.groups(selection, progress)
         if as_json:
@@ -164,13 +163,13 @@ class DeskCommand:
         output.flush()
         return many
 
-    async def _desks(self, stream: str | None) -> list[Desk]:
-        """Those that have dead letters, of one stream or of all."""
+    async def _desks(self, stream: str | None) -> list[tuple[Desk, int]]:
+        """Those that have dead letters, of one stream or of all, each with how many."""
         observer = self._operator.observer
         wanted = await observer.streams()  # also those groups of which only our keys are left
         if stream is not None:
             wanted = {stream: wanted.get(stream, set())}
-        found: list[Desk] = []
+        found: list[tuple[Desk, int]] = []
         for one, facts in (await observer.look(wanted)).items():
             if stream is not None and isinstance(facts, StreamFacts) and not (facts.exists or facts.groups):
                 raise no_stream(stream)
@@ -179,11 +178,10 @@ class DeskCommand:
                     raise facts
                 click.echo(f"{name(one)} cannot be seen: {clean(str(facts))}", err=True)
                 continue
-            found += self._with_letters(facts)
+            found += (
+                (self._operator.desk(one, group.name), group.beside.dead) for group in facts.groups if group.beside.dead
+            )
         return found
-
-    def _with_letters(self, facts: StreamFacts) -> Iterator[Desk]:
-        return (self._operator.desk(facts.name, group.name) for group in facts.groups if group.beside.dead)
 
     @contextmanager
     def _progress(self, desk: Desk, total: int, verb: str) -> Iterator[Progress]:

@@ -114,7 +114,7 @@ def replay(
 
     \b
     Exit codes:
-        0    all of it is with the workers
+        0    all of it is with the group
         1    there is no such group
         2    usage
         3    Redis cannot be reached, or does not accept the credentials

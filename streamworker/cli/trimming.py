@@ -105,19 +105,21 @@ def _held(stream: str, held: Holder, verb: str) -> list[str]:
     else:
         times = "once" if held.deliveries == 1 else f"{held.deliveries} times"
         state = f"{held.id}{age}, is pending: {name(held.consumer)} got it {span(held.idle_seconds)} ago ({times})"
-    who = {0: "none of its workers is alive", 1: "one of its workers is alive"}.get(
-        held.workers, f"{held.workers} of its workers are alive"
-    )
-    if not held.members:
-        who = "it has no consumer"
-    elif held.others:
-        who += f"; consumers of other programs: {held.others}"
     return [
         f"a limit {verb} kept: group {group} holds it back",
         f"  {state}",
-        f"  {who}",
+        f"  {_who_lives(held)}",
         f"  if {group} is wanted: start its workers",
         f"  or let it skip what it has not read: streamworker seek {in_shell(stream, held.group)} --to end --dry-run",
         f"  if nobody needs it any more: redis-cli XGROUP DESTROY {in_shell(stream, held.group)}",
         "  or lose what it has not finished: --force; --force --dry-run says what that is",
     ]
+
+
+def _who_lives(held: Holder) -> str:
+    if not held.members:
+        return "it has no consumer"
+    living = {0: "none of its workers is alive", 1: "one of its workers is alive"}.get(
+        held.workers, f"{held.workers} of its workers are alive"
+    )
+    return f"{living}; consumers of other programs: {held.others}" if held.others else living

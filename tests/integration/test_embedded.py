@@ -57,15 +57,20 @@ def binary() -> Path:
     return next(Path(found.origin).parent.glob("_binaries/*/valkey-server"))
 
 
+def without_url() -> dict[str, str]:
+    """An environment that names no Redis, and lets the embedded server be used."""
+    named = {name: value for name, value in os.environ.items() if "REDIS_URL" not in name}
+    return {**named, "STREAMWORKER_EMBEDDED": "auto"}
+
+
 class User:
     """A process that uses the embedded server until its standard input ends."""
 
     def __init__(self, folder: Path, *, before: str = "", inside: str = "pass") -> None:
-        environment = {name: value for name, value in os.environ.items() if "REDIS_URL" not in name}
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM.format(before=before, inside=inside)],
             cwd=folder,
-            env=environment | {"STREAMWORKER_EMBEDDED": "auto"},
+            env=without_url(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -457,6 +462,22 @@ def test_a_missing_server_is_an_error_that_names_the_ways_to_get_one(project: Pr
     assert "ConfigError: no Redis URL is given, and the embedded server is not installed" in text
     assert_names_the_ways(text)
     assert not project.home.exists()
+
+
+def test_a_command_for_operators_says_that_it_looks_at_the_folders_own_server(project: Project) -> None:
+    url = project.user().url
+    for words, told in (((), True), (("--redis", url), False)):
+        said = subprocess.run(
+            [sys.executable, "-m", "streamworker", "status", "--interval", "0", *words],
+            cwd=project.folder,
+            env=without_url(),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert said.stdout.endswith("no streams\n")
+        assert ("this is the folder's own server" in said.stderr) == told
 
 
 def assert_names_the_ways(text: str) -> None:
